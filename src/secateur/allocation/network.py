@@ -1,0 +1,36 @@
+"""One budget for the whole network: layers compete for it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from secateur.core.budget import Budget, Grouping
+from secateur.core.errors import SecateurError
+from secateur.core.parts import Allocation
+from secateur.core.registry import register
+
+
+@register("allocation", "global")
+@dataclass(frozen=True)
+class Global(Allocation):
+    """A single group over all layers."""
+
+    def budget(self, shapes: Mapping[str, tuple[int, int]], density: float, grouping: Grouping) -> Budget:
+        """Turn a density into one count.
+
+        Args:
+            shapes: outputs and inputs of each layer.
+            density: overall fraction kept.
+            grouping: must be ``"global"``.
+
+        Returns:
+            The budget.
+
+        Raises:
+            SecateurError: the grouping is another.
+        """
+        if grouping != "global":
+            raise SecateurError(
+                f'the allocation "global" has one group for the whole network, but grouping is "{grouping}": '
+                'set grouping = "global" or choose another allocation.'
+            )
+        return Budget.from_densities("global", shapes, dict.fromkeys(shapes, density))

@@ -1,0 +1,232 @@
+"""The commands. Nothing heavy is imported here, so that help comes at once."""
+
+from importlib.metadata import version
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+
+from secateur.core.errors import SecateurError
+
+INTERRUPTED = 130
+MENDABLE = 2
+Flag = Annotated[bool, Parameter(negative=())]
+
+app = App(
+    name="secateur",
+    help="Prunes trained PyTorch networks by combinatorial optimisation.",
+    version=lambda: version("secateur"),
+    help_format="plaintext",
+    usage="Usage: secateur COMMAND [OPTIONS]",
+    help_epilogue=(
+        "Begin with `secateur demo`. An error is one sentence; --traceback shows where it came from."
+    ),
+)
+recipes = App(name="recipes", help="List, show or copy the recipes that come with Secateur.")
+app.command(recipes)
+
+
+def run(words: list[str]) -> int:
+    """Carry out a command.
+
+    Args:
+        words: what was typed after `secateur`.
+
+    Returns:
+        The status to leave with.
+
+    Raises:
+        CycloptsError: with --traceback, what was typed cannot be understood.
+        SecateurError: with --traceback, something cannot be used.
+    """
+    traceback = "--traceback" in words
+    words = [word for word in words if word != "--traceback"]
+    try:
+        status = app(
+            words, exit_on_error=False, print_error=False, help_on_error=False, result_action="return_value"
+        )
+        return status if isinstance(status, int) else 0
+    except (SecateurError, CycloptsError) as error:
+        if traceback:
+            raise
+        Console(stderr=True, soft_wrap=True).print(
+            f"error: {_sentence(error)}", markup=False, highlight=False
+        )
+        return MENDABLE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        return 0
+
+
+def _sentence(error: Exception) -> str:
+    """Put a message on one line."""
+    return " ".join(str(error).split())
+
+
+@app.command
+def demo(*, out: str = "runs/demo", seeds: int = 5, budget: str = "10s", quiet: Flag = False) -> int:
+    """Train small classifiers of handwritten digits, prune them by three methods, and compare.
+
+    Args:
+        out: where the run folders and the figure go.
+        seeds: how many classifiers to train and prune.
+        budget: time for each iCBS run.
+        quiet: print the table only.
+
+    Returns:
+        The status.
+    """
+    from secateur.cli.demo import run_demo
+
+    return run_demo(out, seeds, budget, quiet=quiet)
+
+
+@app.command(
+    usage="Usage: secateur prune [RECIPE] [OPTIONS] [--FIELD VALUE ...]",
+    help_epilogue=(
+        "Every field of a recipe can be set: by its path (--pruner.stage.block-size 512), or by its name "
+        "where it occurs once (--block-size 512). A part is switched by name "
+        "(--solver annealing --restarts 20). `secateur recipes show RECIPE --resolved` lists the fields."
+    ),
+)
+def prune(
+    *words: Annotated[str, Parameter(name="RECIPE", allow_leading_hyphen=True)],
+    density: str | None = None,
+    budget: str | None = None,
+    seed: str | None = None,
+    out: str | None = None,
+    assets: str | None = None,
+    save_model: Flag = False,
+    resume: str | None = None,
+    quiet: Flag = False,
+) -> int:
+    """Prune a trained network as a recipe says.
+
+    Args:
+        words: a built-in recipe (digits, garment, garment-published), a TOML file, or a run folder.
+        density: fraction of the weights to keep, between 0 and 1.
+        budget: such as 60s, 10min or 500steps: stop within it, and keep the best mask so far.
+        seed: everything random follows from it.
+        out: the run folder to write [default: runs/RECIPE-N].
+        assets: the folder that {assets} stands for in the recipe [default: $SECATEUR_ASSETS].
+        save_model: write the pruned model into the run folder.
+        resume: a run folder: go on with that run.
+        quiet: print nothing but errors.
+
+    Returns:
+        The status.
+    """
+    from secateur.cli.prune import run_prune
+
+    named = {"density": density, "budget": budget, "seed": seed, "save_model": "true" if save_model else None}
+    fields = {f"run.{name}": value for name, value in named.items() if value is not None}
+    return run_prune(words, fields, out=out, assets=assets, resume=resume, quiet=quiet)
+
+
+@app.command
+def evaluate(subject: str, /, *, assets: str | None = None, batch_size: int = 1000) -> int:
+    """Evaluate a run again: build its model and data, apply its mask, measure, compare.
+
+    Args:
+        subject: a run folder; or a recipe, whose model is then evaluated as it is.
+        assets: the folder that {assets} stands for in a recipe [default: $SECATEUR_ASSETS].
+        batch_size: samples a forward pass.
+
+    Returns:
+        The status.
+    """
+    from secateur.cli.evaluate import run_evaluate
+
+    return run_evaluate(subject, assets, batch_size)
+
+
+@app.command
+def compare(*runs: str, figure: str | None = None) -> int:
+    """Set runs side by side, the best first.
+
+    Args:
+        runs: run folders.
+        figure: also draw their losses over time into this .svg, .png or .pdf file.
+
+    Returns:
+        The status.
+    """
+    from secateur.cli.compare import run_compare
+
+    return run_compare(runs, figure)
+
+
+@app.command
+def report(folder: str, /) -> int:
+    """Make report.html of a run again.
+
+    Args:
+        folder: the run folder.
+
+    Returns:
+        The status.
+    """
+    from secateur.report import write_page
+
+    Console(soft_wrap=True).print(f"wrote {write_page(folder)}", highlight=False)
+    return 0
+
+
+@app.command
+def doctor(*, assets: str | None = None) -> int:
+    """Look whether everything is there that Secateur needs, and say what to do where not.
+
+    Args:
+        assets: the folder of real data and trained models [default: $SECATEUR_ASSETS].
+
+    Returns:
+        The status.
+    """
+    from secateur.cli.doctor import run_doctor
+
+    return run_doctor(assets)
+
+
+@recipes.command
+def ls() -> int:
+    """List the recipes that come with Secateur.
+
+    Returns:
+        The status.
+    """
+    from secateur.cli.recipes import list_recipes
+
+    return list_recipes()
+
+
+@recipes.command
+def show(name: str, /, *, resolved: Flag = False) -> int:
+    """Print a recipe.
+
+    Args:
+        name: a built-in recipe, a TOML file, or a run folder.
+        resolved: with every field that can be set, and its default.
+
+    Returns:
+        The status.
+    """
+    from secateur.cli.recipes import show_recipe
+
+    return show_recipe(name, resolved=resolved)
+
+
+@recipes.command
+def copy(name: str, dest: str | None = None, /) -> int:
+    """Copy a recipe into a file, to be changed there.
+
+    Args:
+        name: a built-in recipe, a TOML file, or a run folder.
+        dest: the file to write [default: NAME.toml].
+
+    Returns:
+        The status.
+    """
+    from secateur.cli.recipes import copy_recipe
+
+    return copy_recipe(name, dest)

@@ -1,0 +1,23 @@
+"""The one exception that means: the user can mend this."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class SecateurError(Exception):
+    """A mistake that the user can mend, said in one sentence that says what to do."""
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """Give the tail of an error message: the nearest right word, or all of them.
+
+    Args:
+        word: what was typed.
+        words: what could have been typed.
+
+    Returns:
+        ``"did you mean 'x'?"`` where one is near, else ``"choose from a, b, c"``.
+    """
+    known = sorted(set(words))
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(known)}"

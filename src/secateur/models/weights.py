@@ -1,0 +1,99 @@
+"""Trained weights from files."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from secateur.core.errors import SecateurError
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read a state_dict from a file written by torch.save or safetensors.
+
+    Accepted are the state_dict itself and a checkpoint that holds it as ``state_dict``,
+    ``model_state_dict`` or ``model``; a leading ``module.`` of every key (DataParallel) is dropped.
+
+    Args:
+        path: a .safetensors file, or one that torch.save wrote.
+
+    Returns:
+        The tensors by key, on the CPU.
+
+    Raises:
+        SecateurError: the file is missing, damaged, or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SecateurError(f"there is no file '{path}': give the path of the trained weights.")
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise SecateurError(
+            f"'{path}' holds more than weights (or is damaged), and opening it could run any code: save the "
+            "weights anew with torch.save(model.state_dict(), path)."
+        ) from error
+    except (OSError, EOFError, RuntimeError, SafetensorError) as error:
+        raise SecateurError(f"cannot read the weights in '{path}' ({error}): is the file damaged?") from error
+    for name in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise SecateurError(
+            f"'{path}' holds no state_dict: save the weights with torch.save(model.state_dict(), path)."
+        )
+    prefix = "module." if all(str(key).startswith("module.") for key in content) else ""
+    return {str(key).removeprefix(prefix): value for key, value in content.items()}
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Fill a network with trained weights; every key must fit, and the weights must be finite.
+
+    Args:
+        model: the network.
+        path: where the weights are.
+
+    Raises:
+        SecateurError: the weights do not fit the network, or some are NaN or infinite.
+    """
+    weights = read_state_dict(path)
+    wanted = model.state_dict()
+    faults = _faults(wanted, weights)
+    if faults:
+        raise SecateurError(f"the weights in '{path}' do not fit the model: {'; '.join(faults)}.")
+    for key, value in weights.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            bad = int((~torch.isfinite(value)).sum())
+            raise SecateurError(
+                f"{bad} of the {value.numel()} numbers in '{key}' of '{path}' are NaN or infinite: train "
+                "the model anew, or fetch another checkpoint."
+            )
+    model.load_state_dict(weights)
+
+
+def _faults(wanted: Mapping[str, Any], weights: Mapping[str, Tensor]) -> list[str]:
+    """Describe what does not fit, the first few keys of each kind."""
+    missing = [key for key in wanted if key not in weights]
+    unexpected = [key for key in weights if key not in wanted]
+    shaped = [
+        f"{key} is {list(weights[key].shape)} in the file but {list(value.shape)} in the model"
+        for key, value in wanted.items()
+        if key in weights and isinstance(value, Tensor) and value.shape != weights[key].shape
+    ]
+    kinds = (("the file lacks ", missing), ("the model lacks ", unexpected), ("", shaped))
+    return [intro + _few(keys) for intro, keys in kinds if keys]
+
+
+def _few(words: list[str], most: int = 3) -> str:
+    """Join the first few words."""
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")

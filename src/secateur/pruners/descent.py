@@ -1,0 +1,195 @@
+"""Block steps on one linearisation: the inner loop of a stage."""
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from secateur.core.block import Block
+from secateur.core.errors import SecateurError
+from secateur.core.mask import Mask
+from secateur.core.parts import LayerOrder, LayerView, Linearisation, QuadraticModel, Selector
+from secateur.core.seeds import derive_seed, generator
+from secateur.core.solver import Solver
+from secateur.core.tape import Tape
+from secateur.pruners.session import Session
+from secateur.pruners.trust import Region
+from secateur.selection import Pick, pick_pairs
+
+NOTHING = (
+    "some blocks had nothing to exchange: the fixed and tabu sets (or k = 0 or n) hold back every pruned or "
+    "every kept weight of a layer, and such steps do nothing; lower the tabu or fixed fractions or the block "
+    "size."
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The shape of a stage.
+
+    Attributes:
+        blocks: block problems solved on one linearisation, at most; 1 as published.
+        block_size: n, weights in a block, at most.
+        pruned: k, how many of them are pruned ones; None = half.
+        multiplier: a, what the gradient is multiplied with.
+
+    Raises:
+        SecateurError: a number out of range.
+    """
+
+    blocks: int = 24
+    block_size: int = 1024
+    pruned: int | None = None
+    multiplier: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.blocks < 1 or self.block_size < 1:
+            raise SecateurError(
+                f"a stage needs at least one block of at least one weight, not blocks={self.blocks}, "
+                f"block_size={self.block_size}."
+            )
+        if self.pruned is not None and not 0 <= self.pruned <= self.block_size:
+            raise SecateurError(
+                f"k = pruned must lie between 0 and block_size = {self.block_size}, not {self.pruned}."
+            )
+
+    def shape(self, most: int) -> tuple[int, int]:
+        """Give n and k of a block that may flip at most so many weights.
+
+        Args:
+            most: weights that may still be flipped.
+
+        Returns:
+            n and k.
+        """
+        size = min(self.block_size, max(2, most))
+        share = 0.5 if self.pruned is None else self.pruned / self.block_size
+        return size, round(share * size)
+
+
+@dataclass(eq=False)
+class Descent:
+    """Exchanges blocks on one linearisation and carries mask, response and prediction along.
+
+    Attributes:
+        session: the network and the budget.
+        selector: what each weight promises.
+        order: which layers give the next block.
+        solver: solves the blocks.
+        stage: how many blocks, of what size.
+        tape: the records of the linearisation's point.
+        linearisation: the quadratic model of the loss.
+        region: how far it is trusted.
+        anchor: the mask at the linearisation's point.
+        stamps: number of the last block each weight was in, by layer; changed in place.
+        frozen: weights that never change, by layer.
+        turn: blocks taken before.
+        step: the step's number, for the seeds.
+        mask: what is kept now.
+        predicted: change of the mean loss so far by the model, nats.
+        blocks: problems solved so far.
+    """
+
+    session: Session
+    selector: Selector
+    order: LayerOrder
+    solver: Solver
+    stage: Stage
+    tape: Tape
+    linearisation: Linearisation
+    region: Region
+    anchor: Mask
+    stamps: dict[str, Tensor]
+    frozen: dict[str, Tensor]
+    turn: int
+    step: int
+    mask: Mask = field(init=False)
+    predicted: float = 0.0
+    blocks: int = 0
+
+    def __post_init__(self) -> None:
+        """Begin at the anchor."""
+        self.mask = self.anchor.clone()
+        self._gains: dict[str, Tensor] = {}
+        self._draws = generator(self.session.seed, "order", self.step)
+
+    def run(self) -> None:
+        """Exchange blocks until none helps, the region is used up, or time is."""
+        sizes = {layer.name: layer.size for layer in self.session.network.layers}
+        idle, longest = 0, 0.0
+        while self.blocks < self.stage.blocks and idle < self.order.patience(len(sizes)):
+            left = self.region.flips - self.mask.flips(self.anchor)
+            if left < 2 or (self.blocks and self.session.out_of_time(longest)):
+                break
+            begin = time.perf_counter()
+            with self.session.timed("select"):
+                block = self._next_block(sizes, *self.stage.shape(left))
+            moved = self._exchange(block)
+            idle = 0 if moved else idle + 1
+            longest = max(longest, time.perf_counter() - begin)
+
+    def _next_block(self, sizes: dict[str, int], size: int, pruned: int) -> Block:
+        """Choose layers, then the weights in them that promise most."""
+
+        def pick(*names: str) -> Pick:
+            gains = {name: self._gain(name) for name in names}
+            return pick_pairs(gains, self.mask, self.session.budget, size, pruned)
+
+        names = self.order.choose(sizes, self.turn, self._draws, lambda name: pick(name).promise)
+        block = pick(*names).block
+        self.turn += 1
+        for name, index in block.indices.items():
+            self.stamps[name].view(-1)[index] = self.turn
+        return block
+
+    def _gain(self, name: str) -> Tensor:
+        """Ask the selector once for each layer and point."""
+        if name not in self._gains:
+            self._gains[name] = self.selector.gain(
+                LayerView(
+                    name=name,
+                    reference=self.session.network.reference[name],
+                    mask=self.mask[name],
+                    anchor=self.anchor[name],
+                    stamps=self.stamps[name],
+                    frozen=self.frozen[name],
+                    tape=self.tape.layers[name],
+                    linearisation=self.linearisation,
+                    ridge=self.region.ridge,
+                    multiplier=self.stage.multiplier,
+                    generator=generator(self.session.seed, f"score/{name}", self.turn),
+                )
+            )
+        return self._gains[name]
+
+    def _exchange(self, block: Block) -> bool:
+        """Solve the block's problem and move there; say whether anything moved."""
+        self.blocks += 1
+        self._gains.clear()  # stamps, mask or response change with every block
+        if block.size == 0:
+            self.session.notice(NOTHING)
+            return False
+        pruned = ~block.gather(self.mask)
+        reference = block.gather(self.session.network.reference)
+        with self.session.timed("select"):
+            model = self.linearisation.quadratic(block)
+        with self.session.timed("solve"):
+            assignment = self._solve(block, model, reference, pruned)
+        delta = reference * (pruned.to(reference) - assignment.to(reference))
+        if not bool(delta.any()):
+            return False
+        self.predicted += model.change(delta)
+        self.linearisation.move(block, model, delta)
+        for name, kept in block.split(~assignment).items():
+            self.mask[name].view(-1)[block.indices[name]] = kept
+        return True
+
+    def _solve(self, block: Block, model: QuadraticModel, reference: Tensor, pruned: Tensor) -> Tensor:
+        """Write the block's choice as a problem and have it solved."""
+        groups = torch.cat([self.session.budget.groups(n, i) for n, i in block.indices.items()])
+        anchor = ~block.gather(self.anchor)
+        problem = model.problem(reference, pruned, groups, self.stage.multiplier, self.region.ridge, anchor)
+        solution = self.solver.solve(problem, derive_seed(self.session.seed, "solver", self.turn))
+        return solution.assignment.to(pruned.device)

@@ -1,0 +1,208 @@
+"""The iterative Combinatorial Brain Surgeon: block coordinate descent over the mask."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from secateur.core.limit import Limit
+from secateur.core.mask import Mask
+from secateur.core.parts import Curvature, LayerOrder, Score, Selector
+from secateur.core.problem import BlockProblem
+from secateur.core.registry import register
+from secateur.core.solver import Solver
+from secateur.core.task import Batch
+from secateur.curvature import EmpiricalFisher, Fisher
+from secateur.pruners.batches import Batches
+from secateur.pruners.descent import Descent, Stage
+from secateur.pruners.pruner import Outcome, Pruner, State
+from secateur.pruners.session import Session
+from secateur.pruners.trust import Trust
+from secateur.scores import Gradient, Magnitude
+from secateur.selection import AllLayers, Boundary, Fixed, GaussSouthwell, LogSize, Tabu
+from secateur.solvers import Annealing, default_solver
+
+# Stages without a better mask after which a run has converged.
+PATIENCE = 6
+# The fraction of a batch's gain that the guard samples must show, or batches grow.
+CARRY = 0.5
+
+
+@register("pruner", "icbs")
+@dataclass(frozen=True)
+class ICBS(Pruner):
+    """iCBS by stages; with one block a stage and no trust region, iCBS as published.
+
+    Draw a one-shot mask. Then, stage by stage: record a batch; on that one linearisation of
+    the loss exchange block after block, each a cardinality-constrained binary quadratic
+    problem, carrying the response of the samples along; measure the loss; keep the stage or
+    undo it, and trust the next linearisation more or less (Rosenberg et al. 2024,
+    arXiv:2411.17796; the stages are ours, see docs/method.md).
+
+    Attributes:
+        init: the score of the one-shot mask.
+        selector: what each weight promises.
+        order: which layers give the next block.
+        curvature: the Hessian's stand-in.
+        solver: solves the blocks.
+        stage: how many blocks on one linearisation, of what size.
+        batches: which samples a stage sees.
+        trust: how far a linearisation is trusted.
+    """
+
+    init: Score = field(default_factory=Magnitude)
+    selector: Selector = field(default_factory=GaussSouthwell)
+    order: LayerOrder = field(default_factory=AllLayers)
+    curvature: Curvature = field(default_factory=Fisher)
+    solver: Solver = field(default_factory=default_solver)
+    stage: Stage = field(default_factory=Stage)
+    batches: Batches = field(default_factory=Batches)
+    trust: Trust = field(default_factory=Trust)
+
+    @classmethod
+    def published(cls) -> "ICBS":
+        """Give the published settings for the Garment Classifier (arXiv:2411.17796).
+
+        Returns:
+            One block of 1,024 a step, selected by gradient near the boundary, fixed
+            fractions .42 / .35, tabu .40, annealing, 200 samples a step.
+        """
+        return cls(
+            selector=Tabu(Fixed(Boundary(Gradient()), pruned=0.42, kept=0.35), fraction=0.4),
+            order=LogSize(),
+            curvature=EmpiricalFisher(),
+            solver=Annealing(),
+            stage=Stage(blocks=1, block_size=1024, pruned=512, multiplier=0.75),
+            batches=Batches(size=200, growth=1.0, guard=0),
+            trust=Trust(ridge=1e-3, adapt=False),
+        )
+
+    @property
+    def default_limit(self) -> Limit:
+        """Without guard samples nothing tells convergence: ten epochs of 300 steps, as published."""
+        return Limit(steps=3000) if self.batches.guard == 0 else Limit()
+
+    def warm_up(self) -> None:
+        """Have the solver's kernels compiled."""
+        incumbent = torch.tensor([True, True, False, False])
+        linear = torch.linspace(-1.0, 1.0, 4, dtype=torch.float64)
+        eye = torch.eye(4, dtype=torch.float64)
+        self.solver.solve(BlockProblem(0.0, linear, torch.zeros(4, dtype=torch.int64), incumbent, dense=eye))
+
+    def start(self, session: Session) -> State:
+        """Draw the one-shot mask and freeze the surest weights.
+
+        Args:
+            session: what to work with.
+
+        Returns:
+            The state before the first stage.
+        """
+        pool, guard = self.batches.split(session.task.size("calibration"), session.seed)
+        size = self.batches.first_size(pool.numel())
+        index, _ = self.batches.draw(pool, session.seed, (0, 0), size)
+        mask, scores = session.one_shot(self.init, session.batch(index))
+        loss = session.mean_loss(session.batch(guard)) if guard.numel() else None
+        return State(
+            mask=mask,
+            best=mask,
+            start=mask,
+            samples=size,
+            region=self.trust.start(sum(m.numel() for m in mask.values())),
+            guard=loss,
+            best_guard=loss,
+            stamps={n: torch.zeros_like(m, dtype=torch.int32) for n, m in mask.items()},
+            frozen={n: self.selector.freeze(m, scores[n]) for n, m in mask.items()},
+        )
+
+    def step(self, session: Session, state: State) -> tuple[State, Outcome]:
+        """Run one stage.
+
+        Args:
+            session: what to work with.
+            state: the state before.
+
+        Returns:
+            The state after, and what happened.
+        """
+        batch, guard, cursor = self._samples(session, state)
+        tape = session.record(
+            batch, self.curvature.needs | self.selector.needs, state.step, self.curvature.draws
+        )
+        descent = Descent(
+            session, self.selector, self.order, self.solver, self.stage,
+            tape=tape,
+            linearisation=self.curvature.linearise(tape),
+            region=state.region,
+            anchor=state.mask,
+            stamps={n: s.clone() for n, s in state.stamps.items()},
+            frozen=state.frozen,
+            turn=state.turn,
+            step=state.step,
+        )  # fmt: skip
+        descent.run()
+        session.network.write(descent.mask)
+        measured = session.mean_loss(batch) - tape.loss
+        flips = descent.mask.flips(state.mask)
+        accepted = self.trust.accepts(measured) or flips == 0
+        if not accepted:
+            session.network.write(state.mask)
+        after = replace(
+            state,
+            mask=descent.mask if accepted else state.mask,
+            step=state.step + 1,
+            turn=descent.turn,
+            cursor=cursor,
+            stamps=descent.stamps,
+            region=self.trust.judge(state.region, descent.predicted, measured, flips),
+        )
+        loss = session.mean_loss(guard) if guard is not None and accepted else state.guard
+        after = self._compare(session, state, after, measured, loss)
+        outcome = Outcome(
+            predicted=descent.predicted,
+            measured=measured,
+            loss=tape.loss + (measured if accepted else 0.0),
+            guard=loss,
+            flips=_flips(state.mask, after.mask),
+            blocks=descent.blocks,
+            samples=batch.size,
+            ridge=state.region.ridge,
+            accepted=accepted,
+        )
+        return after, outcome
+
+    def _samples(self, session: Session, state: State) -> tuple[Batch, Batch | None, tuple[int, int]]:
+        """Fetch the stage's batch and the guard samples."""
+        pool, guard = self.batches.split(session.task.size("calibration"), session.seed)
+        index, cursor = self.batches.draw(pool, session.seed, state.cursor, state.samples)
+        with session.timed("capture"):
+            batch = session.batch(index)
+            held = session.batch(guard) if guard.numel() else None
+        return batch, held, cursor
+
+    def _compare(
+        self, session: Session, before: State, after: State, measured: float, loss: float | None
+    ) -> State:
+        """Keep the best mask by guard loss; grow batches that overfit; notice convergence."""
+        if loss is None or before.best_guard is None or before.guard is None:
+            return replace(after, best=after.mask)
+        pool, _ = self.batches.split(session.task.size("calibration"), session.seed)
+        carried = loss - before.guard < CARRY * min(measured, 0.0)
+        grown = before.samples if carried else self.batches.grown(before.samples, pool.numel())
+        better = loss < before.best_guard
+        stall = 0 if better or grown > before.samples else before.stall + 1
+        return replace(
+            after,
+            guard=loss,
+            samples=grown,
+            best=after.mask if better else before.best,
+            best_guard=min(loss, before.best_guard),
+            stall=stall,
+            done=stall >= PATIENCE,
+        )
+
+
+def _flips(before: Mask, after: Mask) -> dict[str, int]:
+    """Count the flips of each layer that has any."""
+    counts: dict[str, Tensor] = {name: (mask != after[name]).sum() for name, mask in before.items()}
+    return {name: int(count) for name, count in counts.items() if int(count)}

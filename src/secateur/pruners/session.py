@@ -1,0 +1,151 @@
+"""What a pruner is given, and what it remembers from step to step."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from secateur.capture import capture
+from secateur.core.budget import Budget
+from secateur.core.mask import Mask
+from secateur.core.modes import evaluating
+from secateur.core.parts import Score, Signal
+from secateur.core.seeds import generator
+from secateur.core.tape import Tape
+from secateur.core.task import Batch, Task
+from secateur.pruners.network import Network
+
+
+@dataclass(eq=False)
+class Session:
+    """Everything outside a pruner that it works with.
+
+    Attributes:
+        network: the model and its reference weights.
+        task: data and loss.
+        budget: what each group keeps.
+        seed: the seed of the run.
+        out_of_time: says whether a further piece of work, of so many seconds, would exceed
+            the time allowed.
+        notice: tells the user something.
+        seconds: seconds spent by activity.
+    """
+
+    network: Network
+    task: Task
+    budget: Budget
+    seed: int
+    out_of_time: Callable[[float], bool] = lambda _: False
+    notice: Callable[[str], None] = lambda _: None
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("capture", "select", "solve", "evaluate"), 0.0)
+    )
+
+    @contextmanager
+    def timed(self, activity: str) -> Iterator[None]:
+        """Add the time spent inside to an activity.
+
+        Args:
+            activity: ``"capture"``, ``"select"``, ``"solve"`` or ``"evaluate"``.
+
+        Yields:
+            Nothing.
+        """
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[activity] = self.seconds.get(activity, 0.0) + time.perf_counter() - begin
+
+    def batch(self, index: Tensor) -> Batch:
+        """Fetch calibration samples.
+
+        Args:
+            index: which.
+
+        Returns:
+            The batch, on the model's device.
+        """
+        return self.task.batch("calibration", index, self.network.device)
+
+    def record(self, batch: Batch, needs: frozenset[Signal], step: int, draws: int = 1) -> Tape:
+        """Run the model as it stands on a batch and record it.
+
+        Args:
+            batch: the samples.
+            needs: what to record.
+            step: for the seed of sampled labels.
+            draws: labels drawn for each sample.
+
+        Returns:
+            The tape.
+        """
+        labels = generator(self.seed, "labels", step)
+        with self.timed("capture"):
+            network = self.network
+            return capture(network.model, self.task, batch, network.layers, needs, labels, draws)
+
+    @torch.no_grad()
+    def mean_loss(self, batch: Batch) -> float:
+        """Measure the mean loss of the model as it stands.
+
+        Args:
+            batch: the samples.
+
+        Returns:
+            The loss, nats a sample.
+        """
+        model = self.network.model
+        with self.timed("evaluate"), evaluating(model):
+            losses = self.task.losses(self.task.forward(model, batch), batch.targets)
+            return float(losses.double().mean())
+
+    def one_shot(self, score: Score, batch: Batch) -> tuple[Mask, dict[str, Tensor]]:
+        """Score the dense network and keep the best of each group, ties by position.
+
+        Args:
+            score: by what.
+            batch: the samples for scores that need any.
+
+        Returns:
+            The mask, which meets the budget, and the scores.
+        """
+        network = self.network
+        network.write(network.dense_mask())
+        tape = self.record(batch, score.needs, 0) if score.needs else None
+        draw = generator(self.seed, "score")
+        with self.timed("select"):
+            scores = {
+                name: score(weight, tape.layers[name] if tape else None, draw)
+                for name, weight in network.reference.items()
+            }
+            mask = keep_best(scores, self.budget)
+        network.write(mask)
+        return mask, scores
+
+
+def keep_best(scores: dict[str, Tensor], budget: Budget) -> Mask:
+    """Keep the highest-scored weights of each group, exactly as many as the budget says.
+
+    Args:
+        scores: a score for each weight, by layer.
+        budget: the groups and their counts.
+
+    Returns:
+        The mask.
+    """
+    flat = torch.cat([s.reshape(-1) for s in scores.values()])
+    groups = torch.cat(
+        [budget.groups(n, torch.arange(s.numel(), device=s.device)) for n, s in scores.items()]
+    )
+    order = flat.argsort(descending=True, stable=True)
+    order = order[groups[order].argsort(stable=True)]
+    sorted_groups = groups[order]
+    ranks = torch.arange(flat.numel(), device=flat.device) - torch.searchsorted(sorted_groups, sorted_groups)
+    kept = torch.zeros_like(flat, dtype=torch.bool)
+    kept[order] = ranks < budget.kept.to(flat.device)[sorted_groups]
+    pieces = kept.split([s.numel() for s in scores.values()])
+    return Mask({n: p.reshape(s.shape) for (n, s), p in zip(scores.items(), pieces, strict=True)})

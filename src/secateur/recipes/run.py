@@ -1,0 +1,97 @@
+"""From a recipe to a run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from secateur.core.errors import SecateurError
+from secateur.core.events import Event
+from secateur.core.task import Task
+from secateur.recipes.recipe import Recipe
+from secateur.report import write_page
+from secateur.runs import Run, prune
+from secateur.tasks import Classification
+
+
+@dataclass(frozen=True, eq=False)
+class Ingredients:
+    """What a recipe's data and model sections stand for.
+
+    Attributes:
+        task: the data, loaded.
+        model: the network, on the device that the recipe names.
+    """
+
+    task: Task
+    model: nn.Module
+
+
+def prepare(recipe: Recipe) -> Ingredients:
+    """Load the data and build the model of a recipe.
+
+    Args:
+        recipe: the recipe.
+
+    Returns:
+        Both.
+
+    Raises:
+        SecateurError: the device is not there; or the data or the model cannot be used.
+    """
+    if recipe.run.device == "cuda" and not torch.cuda.is_available():
+        raise SecateurError(
+            "the recipe asks for device = 'cuda', but torch sees no GPU: set run.device = 'cpu', or see "
+            "`secateur doctor`."
+        )
+    task = Classification.from_source(recipe.data)
+    return Ingredients(task, recipe.model.build(task).to(recipe.run.device))
+
+
+def run_recipe(
+    recipe: Recipe,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    listeners: Sequence[Callable[[Event], None]] = (),
+    stop: Callable[[], bool] | None = None,
+    ingredients: Ingredients | None = None,
+) -> Run:
+    """Prune as a recipe says.
+
+    Args:
+        recipe: the recipe.
+        out: the run folder to write; None: none is written.
+        resume: go on with the run that is in the folder.
+        listeners: called with every event.
+        stop: asked between steps whether to stop there, keeping the best mask so far.
+        ingredients: data and model, where they have been prepared already.
+
+    Returns:
+        The run.
+    """
+    things = ingredients or prepare(recipe)
+    settings = recipe.run
+    run = prune(
+        things.model,
+        things.task,
+        recipe.pruner,
+        density=settings.density,
+        allocation=settings.allocation,
+        grouping=settings.grouping,
+        budget=settings.budget,
+        seed=settings.seed,
+        include=settings.include,
+        exclude=settings.exclude,
+        out=out,
+        recipe=recipe.table,
+        resume=resume,
+        save_model=settings.save_model,
+        listeners=tuple(listeners),
+        stop=stop,
+    )
+    if run.folder is not None:
+        write_page(run.folder)
+    return run

@@ -1,0 +1,108 @@
+"""Reading a run folder again."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from secateur.core.errors import SecateurError
+
+REPORT_FILE, EVENTS_FILE, RECIPE_FILE = "report.json", "events.jsonl", "recipe.toml"
+_FORMAT = "secateur-report-1"
+_SECTIONS = ("density", "evaluation", "seconds")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run left behind.
+
+    Attributes:
+        name: what to call it.
+        report: report.json.
+        events: the lines of events.jsonl.
+        recipe: recipe.toml as text; empty where there is none.
+    """
+
+    name: str
+    report: dict[str, Any]
+    events: Sequence[dict[str, Any]] = field(default_factory=tuple)
+    recipe: str = ""
+
+    def steps(self) -> list[dict[str, Any]]:
+        """Give the events of the steps or stages.
+
+        Returns:
+            The records, in order.
+        """
+        return [event for event in self.events if event.get("event") == "stepped"]
+
+    def metrics(self, subject: str) -> dict[str, float]:
+        """Give what was measured on the evaluation data.
+
+        Args:
+            subject: ``"dense"``, ``"start"`` or ``"pruned"``.
+
+        Returns:
+            Metrics by name; empty where it was not evaluated.
+        """
+        return self.report["evaluation"].get(subject) or {}
+
+
+def read_run(folder: str | Path) -> RunRecord:
+    """Read the report and the events of a finished run.
+
+    Args:
+        folder: the run folder.
+
+    Returns:
+        The record.
+
+    Raises:
+        SecateurError: it is no run folder, the run is not finished, or a file is damaged.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise SecateurError(f"there is no run folder {folder}: give the folder that `secateur prune` wrote.")
+    if not (path / REPORT_FILE).is_file():
+        if (path / EVENTS_FILE).is_file():
+            raise SecateurError(
+                f"the run in {folder} is not finished: go on with it by `secateur prune --resume {folder}`."
+            )
+        raise SecateurError(
+            f"{folder} is not a run folder: it holds neither {REPORT_FILE} nor {EVENTS_FILE}."
+        )
+    report = _json(path / REPORT_FILE)
+    if report.get("format") != _FORMAT or not all(isinstance(report.get(s), dict) for s in _SECTIONS):
+        raise SecateurError(f"{path / REPORT_FILE} is not a report of this version of Secateur ({_FORMAT}).")
+    recipe = path / RECIPE_FILE
+    return RunRecord(
+        path.resolve().name,
+        report,
+        _events(path / EVENTS_FILE),
+        recipe.read_text(encoding="utf-8") if recipe.is_file() else "",
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Read a JSON object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SecateurError(
+            f"{path} is damaged ({error}): make the run again, or take it from a copy."
+        ) from error
+    if not isinstance(content, dict):
+        raise SecateurError(f"{path} is damaged: it holds no JSON object.")
+    return content
+
+
+def _events(path: Path) -> list[dict[str, Any]]:
+    """Read the lines that are whole; a run that was killed may have left half of one."""
+    events = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            continue
+    return events

@@ -1,0 +1,6 @@
+"""Runs: prune a network, and what that leaves on the disk."""
+
+from secateur.runs.folder import RunFolder
+from secateur.runs.prune import Run, prune
+
+__all__ = ["Run", "RunFolder", "prune"]

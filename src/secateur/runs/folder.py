@@ -1,0 +1,177 @@
+"""The run folder: what a run leaves on the disk, whole at any moment."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from secateur.core.errors import SecateurError
+from secateur.core.events import Event
+from secateur.core.files import replacing
+from secateur.core.mask import Mask
+from secateur.pruners import State
+
+EVENTS, STATE, MASK, REPORT, RECIPE = (
+    "events.jsonl", "state.safetensors", "mask.safetensors", "report.json", "recipe.toml"
+)  # fmt: skip
+_FORMAT = "secateur-state-1"
+
+
+class RunFolder:
+    """Reads and writes the files of one run.
+
+    recipe.toml (resolved), events.jsonl (one line an event), state.safetensors (what a resume
+    needs), mask.safetensors, report.json, and model.safetensors where asked for. Each but the
+    log is replaced as a whole, so that a run killed at any moment leaves a folder that can be
+    resumed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Point at a folder, which need not exist.
+
+        Args:
+            path: where it is.
+        """
+        self.path = path
+
+    @classmethod
+    def create(cls, path: str | Path, recipe: str | None) -> "RunFolder":
+        """Begin a new run folder.
+
+        Args:
+            path: where; it must be new or empty.
+            recipe: the resolved recipe as TOML, None where there is none.
+
+        Returns:
+            The folder.
+
+        Raises:
+            SecateurError: something is there already, or it cannot be written.
+        """
+        folder = cls(Path(path))
+        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+            hint = "resume it, or " if (folder.path / EVENTS).exists() else ""
+            raise SecateurError(f"'{path}' exists and is not empty: {hint}choose another run folder.")
+        if recipe is not None:
+            folder.write_text(RECIPE, recipe)
+        folder.write_text(EVENTS, "")
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunFolder":
+        """Open the folder of a run that has begun.
+
+        Args:
+            path: where.
+
+        Returns:
+            The folder.
+
+        Raises:
+            SecateurError: it is not a run folder.
+        """
+        folder = cls(Path(path))
+        if not folder.path.is_dir():
+            raise SecateurError(f"there is no run folder '{path}': check the path.")
+        if not (folder.path / EVENTS).is_file():
+            raise SecateurError(f"'{path}' is not a run folder: it holds no {EVENTS}.")
+        return folder
+
+    def write_text(self, name: str, text: str) -> None:
+        """Replace a text file as a whole.
+
+        Args:
+            name: the file.
+            text: its content.
+        """
+        with replacing(self.path / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Replace a JSON file as a whole.
+
+        Args:
+            name: the file.
+            content: what to write.
+        """
+        self.write_text(name, json.dumps(content, indent=2) + "\n")
+
+    def append(self, event: Event) -> None:
+        """Add a line to the log.
+
+        Args:
+            event: what happened.
+
+        Raises:
+            SecateurError: the disk is full or the folder is gone.
+        """
+        try:
+            with (self.path / EVENTS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(event.as_record()) + "\n")
+        except OSError as error:
+            raise SecateurError(
+                f"cannot write to the run folder '{self.path}' ({error.strerror}): make room and go on with "
+                "--resume; the last checkpoint is whole."
+            ) from error
+
+    def log_size(self) -> int:
+        """Give the length of the log.
+
+        Returns:
+            Bytes.
+        """
+        return (self.path / EVENTS).stat().st_size
+
+    def save_state(self, state: State, facts: dict[str, Any]) -> None:
+        """Replace the checkpoint as a whole.
+
+        Args:
+            state: the pruner's state.
+            facts: what else a resume needs, ready for JSON.
+        """
+        numbers = state.numbers()
+        header = {"format": _FORMAT, "numbers": json.dumps(numbers), "facts": json.dumps(facts)}
+        with replacing(self.path / STATE) as temporary:
+            save_file(state.tensors(), str(temporary), header)
+
+    def load_state(self, device: Any) -> tuple[State, dict[str, Any]] | None:
+        """Read the checkpoint and cut the log off where it was written.
+
+        Args:
+            device: where the state's tensors go.
+
+        Returns:
+            The state and the facts; None where the run was killed before its first checkpoint.
+
+        Raises:
+            SecateurError: the checkpoint is damaged.
+        """
+        path = self.path / STATE
+        if not path.exists():
+            (self.path / EVENTS).write_text("")
+            return None
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                header = file.metadata()
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+            facts = json.loads(header["facts"] if header["format"] == _FORMAT else "")
+            state = State.rebuild(tensors, json.loads(header["numbers"]), device)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise SecateurError(
+                f"the checkpoint '{path}' is damaged and cannot be resumed: start again with another run "
+                "folder."
+            ) from error
+        with (self.path / EVENTS).open("r+b") as log:
+            log.truncate(min(facts["log_size"], self.log_size()))
+        return state, facts
+
+    def save_mask(self, mask: Mask) -> None:
+        """Replace the mask file as a whole.
+
+        Args:
+            mask: the mask.
+        """
+        with replacing(self.path / MASK) as temporary:
+            mask.save(temporary)

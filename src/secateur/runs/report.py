@@ -1,0 +1,80 @@
+"""The report of a run: the figures that were measured, and what made them."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from secateur.core.mask import Mask
+from secateur.pruners import Pruner, Session
+
+_PACKAGES = ("secateur", "torch", "numpy", "numba", "safetensors")
+
+
+def build_report(
+    session: Session,
+    pruner: Pruner,
+    mask: Mask,
+    density: float,
+    evaluation: Mapping[str, Mapping[str, float]],
+    notices: Sequence[str],
+    *,
+    seconds: float,
+    flips: int,
+    steps: int,
+    reason: str,
+) -> dict[str, Any]:
+    """Put the figures of a run together.
+
+    Args:
+        session: what the pruner worked with; its seconds by activity are reported.
+        pruner: the method.
+        mask: the mask found.
+        density: the density asked for.
+        evaluation: metrics of ``dense``, ``start`` and ``pruned``.
+        notices: what the user was told.
+        seconds: of the whole run.
+        flips: weights in which the mask differs from the start.
+        steps: steps done.
+        reason: why the run ended.
+
+    Returns:
+        The report, ready for JSON.
+    """
+    task = session.task
+    return {
+        "format": "secateur-report-1",
+        "density": {"asked": density, "overall": mask.density, "layers": mask.densities},
+        "evaluation": {
+            **evaluation,
+            "samples": task.size("evaluation"),
+            "calibration_samples": task.size("calibration"),
+            "disjoint": task.disjoint,
+        },
+        "seconds": {"total": seconds, **session.seconds},
+        "flips": flips,
+        "steps": steps,
+        "reason": reason,
+        "seed": session.seed,
+        "method": pruner.part_name,
+        "settings": repr(pruner),
+        "grouping": session.budget.grouping,
+        "weights": "mask only",
+        "versions": versions(),
+        "notices": list(notices),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Give the versions of what decides the numbers.
+
+    Returns:
+        Versions by package, and that of Python.
+    """
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

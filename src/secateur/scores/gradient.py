@@ -1,0 +1,40 @@
+"""The first-order change of the loss when a weight is pruned."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from secateur.core.parts import Score, Signal
+from secateur.core.registry import register
+from secateur.core.tape import LayerTape
+
+
+@register("score", "gradient")
+@dataclass(frozen=True)
+class Gradient(Score):
+    """|w g| with g the gradient of the mean loss (Mozer and Smolensky 1988; Lee et al. 2019).
+
+    g is taken at the current weights, so that in the middle of a run the score of a pruned
+    weight is the first-order change of the loss when it is restored.
+    """
+
+    needs: ClassVar[frozenset[Signal]] = frozenset({Signal.GRADIENT})
+
+    def raw(
+        self, weight: Float[Tensor, "o i"], tape: LayerTape | None, generator: torch.Generator
+    ) -> Float[Tensor, "o i"]:
+        """Score a layer's weights.
+
+        Args:
+            weight: the reference weights.
+            tape: the layer's records.
+            generator: not used.
+
+        Returns:
+            |w g|.
+        """
+        assert tape is not None
+        return (weight * tape.gradient).abs()

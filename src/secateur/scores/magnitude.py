@@ -1,0 +1,32 @@
+"""The magnitude of a weight."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from secateur.core.parts import Score
+from secateur.core.registry import register
+from secateur.core.tape import LayerTape
+
+
+@register("score", "magnitude")
+@dataclass(frozen=True)
+class Magnitude(Score):
+    """|w| (Janowsky 1989; Han et al. 2015, arXiv:1506.02626)."""
+
+    def raw(
+        self, weight: Float[Tensor, "o i"], tape: LayerTape | None, generator: torch.Generator
+    ) -> Float[Tensor, "o i"]:
+        """Score a layer's weights.
+
+        Args:
+            weight: the reference weights.
+            tape: not used.
+            generator: not used.
+
+        Returns:
+            |w|.
+        """
+        return weight.abs()

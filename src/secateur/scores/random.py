@@ -1,0 +1,32 @@
+"""A score that knows nothing: the floor that every other must clear."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from secateur.core.parts import Score
+from secateur.core.registry import register
+from secateur.core.tape import LayerTape
+
+
+@register("score", "random")
+@dataclass(frozen=True)
+class Random(Score):
+    """Uniform in [0, 1), drawn on the CPU so that it is the same on every device."""
+
+    def raw(
+        self, weight: Float[Tensor, "o i"], tape: LayerTape | None, generator: torch.Generator
+    ) -> Float[Tensor, "o i"]:
+        """Score a layer's weights.
+
+        Args:
+            weight: gives shape, type and device.
+            tape: not used.
+            generator: where randomness comes from.
+
+        Returns:
+            Random numbers.
+        """
+        return torch.rand(weight.shape, generator=generator, dtype=torch.float64).to(weight)

@@ -1,0 +1,41 @@
+"""Weights near the boundary between pruned and kept."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from secateur.core.parts import LayerView, Score, Selector, Signal
+from secateur.core.registry import register
+
+
+@register("selector", "boundary")
+@dataclass(frozen=True)
+class Boundary(Selector):
+    """The highest-scored pruned weights and the lowest-scored kept ones.
+
+    The published selection (Rosenberg et al. 2024, arXiv:2411.17796).
+
+    Attributes:
+        score: by what.
+    """
+
+    score: Score
+
+    @property
+    def needs(self) -> frozenset[Signal]:
+        """What the score needs."""
+        return self.score.needs
+
+    def gain(self, view: LayerView) -> Float[Tensor, "o i"]:
+        """Give the score of the pruned weights and minus that of the kept ones.
+
+        Args:
+            view: the layer as it stands.
+
+        Returns:
+            Gains.
+        """
+        scores = self.score(view.reference, view.tape, view.generator)
+        return torch.where(view.mask, -scores, scores)

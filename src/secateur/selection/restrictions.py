@@ -1,0 +1,149 @@
+"""Wrappers that keep some weights out of any selector's blocks."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from secateur.core.errors import SecateurError
+from secateur.core.parts import LayerView, Selector, Signal
+from secateur.core.registry import register
+
+
+@register("selector", "fixed")
+@dataclass(frozen=True)
+class Fixed(Selector):
+    """The surest weights of the one-shot mask never change.
+
+    In each layer the lowest-scored fraction of the pruned weights stays pruned, the
+    highest-scored fraction of the kept ones stays kept (Rosenberg et al. 2024,
+    arXiv:2411.17796).
+
+    Attributes:
+        selector: what is wrapped.
+        pruned: fraction of the pruned weights, in [0, 1].
+        kept: fraction of the kept weights, in [0, 1].
+
+    Raises:
+        SecateurError: a fraction outside [0, 1].
+    """
+
+    selector: Selector
+    pruned: float = 0.42
+    kept: float = 0.35
+
+    def __post_init__(self) -> None:
+        """Check the fractions."""
+        for name, value in (("pruned", self.pruned), ("kept", self.kept)):
+            if not 0 <= value <= 1:
+                raise SecateurError(f"the fixed fraction '{name}' must lie in [0, 1], not {value}.")
+
+    @property
+    def needs(self) -> frozenset[Signal]:
+        """What the wrapped selector needs."""
+        return self.selector.needs
+
+    def freeze(self, mask: Bool[Tensor, "o i"], scores: Float[Tensor, "o i"]) -> Bool[Tensor, "o i"]:
+        """Freeze the surest weights, and what the wrapped selector freezes.
+
+        Args:
+            mask: the one-shot mask.
+            scores: the scores it was drawn by.
+
+        Returns:
+            True = frozen.
+        """
+        flat, kept = scores.reshape(-1), mask.reshape(-1)
+        frozen = self.selector.freeze(mask, scores).reshape(-1).clone()
+        frozen[_surest(torch.where(kept, torch.inf, flat), int(self.pruned * int((~kept).sum())))] = True
+        frozen[_surest(torch.where(kept, -flat, torch.inf), int(self.kept * int(kept.sum())))] = True
+        return frozen.reshape(mask.shape)
+
+    def gain(self, view: LayerView) -> Float[Tensor, "o i"]:
+        """Forbid the frozen weights.
+
+        Args:
+            view: the layer as it stands.
+
+        Returns:
+            Gains.
+        """
+        return self.selector.gain(view).masked_fill(view.frozen, -torch.inf)
+
+
+def _surest(keys: Tensor, count: int) -> Tensor:
+    """Give the positions of the `count` lowest keys, ties by position."""
+    return keys.argsort(stable=True)[:count]
+
+
+@register("selector", "tabu")
+@dataclass(frozen=True)
+class Tabu(Selector):
+    """Weights that were in recent blocks wait.
+
+    The tabu list of a layer holds at most a fraction of its weights that are not frozen; the
+    oldest leave first (Rosenberg et al. 2024, arXiv:2411.17796).
+
+    Attributes:
+        selector: what is wrapped.
+        fraction: of the layer's free weights, in [0, 1].
+
+    Raises:
+        SecateurError: a fraction outside [0, 1].
+    """
+
+    selector: Selector
+    fraction: float = 0.4
+
+    def __post_init__(self) -> None:
+        """Check the fraction."""
+        if not 0 <= self.fraction <= 1:
+            raise SecateurError(f"the tabu fraction must lie in [0, 1], not {self.fraction}.")
+
+    @property
+    def needs(self) -> frozenset[Signal]:
+        """What the wrapped selector needs."""
+        return self.selector.needs
+
+    def freeze(self, mask: Bool[Tensor, "o i"], scores: Float[Tensor, "o i"]) -> Bool[Tensor, "o i"]:
+        """Freeze what the wrapped selector freezes.
+
+        Args:
+            mask: the one-shot mask.
+            scores: the scores it was drawn by.
+
+        Returns:
+            True = frozen.
+        """
+        return self.selector.freeze(mask, scores)
+
+    def gain(self, view: LayerView) -> Float[Tensor, "o i"]:
+        """Forbid the weights on the tabu list.
+
+        Args:
+            view: the layer as it stands.
+
+        Returns:
+            Gains.
+        """
+        capacity = int(self.fraction * int((~view.frozen).sum()))
+        return self.selector.gain(view).masked_fill(most_recent(view.stamps, capacity), -torch.inf)
+
+
+def most_recent(stamps: Tensor, capacity: int) -> Tensor:
+    """Find the weights with the latest stamps.
+
+    Args:
+        stamps: the number of the last block that each weight was in; 0 = none yet.
+        capacity: how many at most; of one block, those at lower positions come first.
+
+    Returns:
+        True for those weights.
+    """
+    stamped = stamps > 0
+    if capacity >= int(stamped.sum()):
+        return stamped
+    recent = torch.zeros_like(stamped).reshape(-1)
+    recent[stamps.reshape(-1).argsort(descending=True, stable=True)[:capacity]] = True
+    return recent.reshape(stamps.shape)

@@ -1,0 +1,248 @@
+"""The task of naming the class of each sample: cross-entropy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from secateur.core.errors import SecateurError
+from secateur.core.task import Batch, Split, Task
+from secateur.tasks.division import Division
+from secateur.tasks.from_torch import read_dataset
+from secateur.tasks.samples import Labelled, Normalisation, Samples, Source
+
+
+@dataclass(frozen=True, eq=False)
+class Classification(Task):
+    """Samples of one class each; the loss is the cross-entropy of the model's logits, in nats.
+
+    With z the logits of a sample, p = softmax(z) and y its label,
+
+        loss = -log p_y,    gradient = p - e_y,    Hessian = diag(p) - p p'
+
+    Attributes:
+        samples: the data.
+    """
+
+    samples: Samples
+
+    @property
+    def disjoint(self) -> bool:
+        """Whether no sample is both for calibration and for evaluation."""
+        return self.samples.disjoint
+
+    @classmethod
+    def from_source(cls, source: Source) -> "Classification":
+        """Load the data of a source.
+
+        Args:
+            source: where the data come from.
+
+        Returns:
+            The task.
+        """
+        return cls(source.load())
+
+    @classmethod
+    def from_arrays(
+        cls,
+        inputs: Any,
+        labels: Any,
+        *,
+        evaluation: tuple[Any, Any] | None = None,
+        evaluation_fraction: float = 0.2,
+        seed: int = 0,
+        scale: float | None = None,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
+        raw: bool = False,
+    ) -> "Classification":
+        """Take tensors, arrays or lists.
+
+        Args:
+            inputs: one row a sample; shared, not copied, where that can be.
+            labels: the number of each sample's class, from 0.
+            evaluation: inputs and labels to evaluate on; None: set a fraction of the samples aside.
+            evaluation_fraction: which fraction, in [0, 1); 0: evaluate on the calibration data.
+            seed: of the division.
+            scale: what inputs are divided by; None: 255 for bytes (uint8), 1 otherwise.
+            mean: subtracted after that; one number, or one a channel.
+            std: divided by last; likewise.
+            raw: hand the inputs to the model as they are, token numbers for instance.
+
+        Returns:
+            The task.
+        """
+        pile = Labelled.checked(inputs, labels, "the arrays given")
+        other = None
+        if evaluation is not None:
+            same = evaluation[0] is inputs and evaluation[1] is labels
+            other = pile if same else Labelled.checked(*evaluation, "the evaluation arrays given")
+        normalisation = None if raw else Normalisation(scale, tuple(mean), tuple(std))
+        division = Division(evaluation_fraction, seed=seed)
+        return cls(division.divide(pile, other, normalisation, "the arrays given"))
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Dataset[Any],
+        *,
+        evaluation: Dataset[Any] | None = None,
+        division: Division | None = None,
+    ) -> "Classification":
+        """Read a torch data set of (input, label) pairs into memory.
+
+        Its transforms are applied once, and what they give is what the model gets.
+
+        Args:
+            dataset: the data set, with a length.
+            evaluation: another to evaluate on; None: set a part of the first aside.
+            division: of the samples; only those it takes are read.
+
+        Returns:
+            The task.
+        """
+        return cls(read_dataset(dataset, evaluation, division or Division()))
+
+    def size(self, split: Split) -> int:
+        """Count the samples of a split.
+
+        Args:
+            split: which.
+
+        Returns:
+            The count.
+        """
+        return len(self.samples.part(split))
+
+    def batch(self, split: Split, index: Int[Tensor, " s"], device: torch.device) -> Batch:
+        """Gather samples and normalise them, on the device they go to: bytes travel faster.
+
+        Args:
+            split: where from.
+            index: which.
+            device: where to.
+
+        Returns:
+            The batch.
+        """
+        chosen = self.samples.part(split)
+        inputs = chosen.inputs.index_select(0, index.to(chosen.inputs.device)).to(device)
+        labels = chosen.labels.index_select(0, index.to(chosen.labels.device)).to(device)
+        normalise = self.samples.normalisation
+        return Batch(inputs if normalise is None else normalise(inputs), labels)
+
+    def forward(self, model: nn.Module, batch: Batch) -> Float[Tensor, "s c"]:
+        """Run the model, in the floating-point type of its weights.
+
+        Args:
+            model: the network; it returns logits, or an object that has them as `.logits`.
+            batch: the samples.
+
+        Returns:
+            The logits.
+
+        Raises:
+            SecateurError: the outputs are not one row of logits a sample, are NaN or infinite, or
+                there are fewer of them than classes.
+        """
+        inputs = batch.inputs
+        kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+        if kind is not None and inputs.is_floating_point() and inputs.dtype != kind:
+            inputs = inputs.to(kind)
+        returned = model(inputs)
+        outputs = returned if isinstance(returned, Tensor) else getattr(returned, "logits", None)
+        if not isinstance(outputs, Tensor):
+            raise SecateurError(
+                f"the model returns a {type(returned).__name__}: classification needs a tensor of logits "
+                "[samples, classes], or an object that has one as .logits."
+            )
+        self._check(outputs, batch.size)
+        return outputs
+
+    def _check(self, outputs: Tensor, samples: int) -> None:
+        """Refuse outputs that no cross-entropy can be computed from."""
+        if outputs.dim() != 2 or outputs.shape[0] != samples or outputs.shape[1] < 2:
+            raise SecateurError(
+                f"the model's outputs have the shape {list(outputs.shape)} for {samples} samples: "
+                f"classification needs one row of at least two logits a sample, [{samples}, classes]."
+            )
+        if outputs.shape[1] < self.samples.classes:
+            raise SecateurError(
+                f"labels in {self.samples.origin} go up to {self.samples.classes - 1}, but the model has "
+                f"only {outputs.shape[1]} outputs: is it the right model for these data, and do labels "
+                "start at 0?"
+            )
+        if not torch.isfinite(outputs).all():
+            bad = int((~torch.isfinite(outputs)).any(1).sum())
+            raise SecateurError(
+                f"the model's outputs are NaN or infinite for {bad} of {samples} samples: check the "
+                "weights, and the normalisation of the inputs."
+            )
+
+    def losses(self, outputs: Float[Tensor, "s c"], targets: Int[Tensor, " s"]) -> Float[Tensor, " s"]:
+        """Compute the cross-entropy of each sample.
+
+        Args:
+            outputs: the logits.
+            targets: the labels.
+
+        Returns:
+            -log p_y, nats.
+        """
+        return nn.functional.cross_entropy(_widened(outputs), targets, reduction="none")
+
+    def sample_targets(self, outputs: Float[Tensor, "s c"], generator: torch.Generator) -> Int[Tensor, " s"]:
+        """Draw a label for each sample from softmax(logits), by inverting the distribution function.
+
+        One uniform number a sample: two models that predict nearly the same draw nearly the same
+        labels from the same seed, which keeps noise out of their comparison.
+
+        Args:
+            outputs: the logits.
+            generator: where the randomness comes from, on the CPU.
+
+        Returns:
+            The labels, on the outputs' device.
+        """
+        steps = outputs.detach().to("cpu", torch.float64).softmax(1).cumsum(1)
+        uniform = torch.rand(outputs.shape[0], 1, generator=generator, dtype=torch.float64)
+        # Scaling by the last step keeps rounding from leaving a gap above it.
+        return torch.searchsorted(steps, uniform * steps[:, -1:], right=True).squeeze(1).to(outputs.device)
+
+    def loss_hessian_factors(self, outputs: Float[Tensor, "s c"]) -> Float[Tensor, "r s c"]:
+        """Factor diag(p) - p p' = sum_c v_c v_c' with v_c = sqrt(p_c) (e_c - p).
+
+        Args:
+            outputs: the logits.
+
+        Returns:
+            One vector for each class and sample, [C, S, C]; exact.
+        """
+        p = outputs.softmax(1)
+        eye = torch.eye(p.shape[1], dtype=p.dtype, device=p.device)
+        return p.T.sqrt()[:, :, None] * (eye[:, None, :] - p)
+
+    def metrics(self, outputs: Float[Tensor, "s c"], targets: Int[Tensor, " s"]) -> dict[str, float]:
+        """Sum loss and right answers.
+
+        Args:
+            outputs: the logits.
+            targets: the labels.
+
+        Returns:
+            ``"loss"``, nats, and ``"accuracy"``, how many samples are named rightly.
+        """
+        return {
+            "loss": float(self.losses(outputs, targets).double().sum()),
+            "accuracy": float((outputs.argmax(1) == targets).sum()),
+        }
+
+
+def _widened(outputs: Tensor) -> Tensor:
+    """Give half-precision logits in float32: 8 bits of mantissa are too few for a logarithm."""
+    return outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs

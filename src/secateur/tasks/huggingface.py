@@ -1,0 +1,184 @@
+"""Data sets in the formats of Hugging Face's `datasets`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from secateur.core.errors import SecateurError, nearest
+from secateur.core.registry import register
+from secateur.tasks.checks import as_inputs
+from secateur.tasks.division import Division
+from secateur.tasks.pictures import Pictures
+from secateur.tasks.samples import Labelled, Normalisation, Samples, Source
+
+_INPUTS = ("image", "img", "pixel_values", "images", "input", "inputs", "x", "features")
+_LABELS = ("label", "labels", "target", "class", "y", "fine_label")
+_EVALUATION = ("test", "validation", "valid", "val")
+_FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".arrow": "arrow"}
+
+
+@register("data", "huggingface")
+@dataclass(frozen=True)
+class HuggingFace(Source):
+    """A data set by its name on the hub, or from local files: pictures or rows of numbers, and labels.
+
+    Attributes:
+        path: a folder written by `save_to_disk`, a .parquet, .json, .jsonl or .csv file, a folder
+            of such files, or a name on the hub.
+        configuration: which variant of the data set; None: the only one.
+        split: what calibrates.
+        evaluation_split: what evaluates; None: test or validation, else a part of `split`.
+        inputs: the column of inputs; None: the first of image, img, pixel_values, ... there is.
+        labels: the column of labels, numbers or words; None: label, labels, ...
+        size: height and width to resize pictures to; None: all have one size.
+        channels: 1 (grey) or 3 (colour), for pictures.
+        normalisation: of each batch.
+        division: of the samples; only the rows it takes are read.
+    """
+
+    path: str
+    configuration: str | None = None
+    split: str = "train"
+    evaluation_split: str | None = None
+    inputs: str | None = None
+    labels: str | None = None
+    size: tuple[int, int] | None = None
+    channels: int = 3
+    normalisation: Normalisation = field(default_factory=Normalisation)
+    division: Division = field(default_factory=Division)
+
+    def load(self) -> Samples:
+        """Read the rows.
+
+        Returns:
+            The samples.
+        """
+        splits = open_splits(self.path, self.configuration)
+        name = self._split(splits, self.split)
+        other = self.evaluation_split or next((s for s in _EVALUATION if s in splits and s != name), None)
+        pile = splits[name]
+        separate = splits[self._split(splits, other)] if other is not None and other != name else None
+        plan = self.division.plan(len(pile), None if separate is None else len(separate), f"'{self.path}'")
+        inputs = self._column(pile, self.inputs, _INPUTS, "inputs")
+        labels = self._column(pile, self.labels, _LABELS, "labels")
+        class_names = _class_names(pile, labels)
+        evaluation = pile if separate is None else separate
+        return Samples(
+            self._read(pile, plan.calibration, inputs, labels, class_names),
+            self._read(evaluation, plan.evaluation, inputs, labels, class_names),
+            class_names,
+            self.normalisation,
+            plan.disjoint and other != name,
+            f"'{self.path}'",
+        )
+
+    def _split(self, splits: dict[str, Any], name: str) -> str:
+        """See that a split is there; a data set of a single split needs no name."""
+        if name in splits:
+            return name
+        if len(splits) == 1 and name == "train":
+            return next(iter(splits))
+        raise SecateurError(f"'{self.path}' has no split '{name}': {nearest(name, splits)}.")
+
+    def _column(self, rows: Any, name: str | None, usual: tuple[str, ...], what: str) -> str:
+        """Give the column asked for, or the first usual one."""
+        columns = list(rows.column_names)
+        found = next((c for c in usual if c in columns), None) if name is None else name
+        if found is None:
+            raise SecateurError(
+                f"'{self.path}' has the columns {', '.join(columns)}: say which holds the {what}, such as "
+                f'{what} = "{columns[0]}".'
+            )
+        if found not in columns:
+            raise SecateurError(f"'{self.path}' has no column '{found}': {nearest(found, columns)}.")
+        return found
+
+    def _read(
+        self, rows: Any, index: Int[Tensor, " n"], inputs: str, labels: str, class_names: tuple[str, ...]
+    ) -> Labelled:
+        """Read the chosen rows of both columns."""
+        chosen = rows.select(index.tolist())
+        targets: Sequence[Any] = chosen[labels][:]
+        if any(isinstance(target, str) for target in targets):
+            targets = [self._number(target, class_names) for target in targets]
+        return Labelled.checked(self._inputs(chosen[inputs][:], inputs), targets, f"'{self.path}'")
+
+    def _number(self, word: Any, class_names: tuple[str, ...]) -> int:
+        """Give the number of a class by its name."""
+        if word not in class_names:
+            raise SecateurError(
+                f"the evaluation samples of '{self.path}' have the label '{word}', which no calibration "
+                "sample has."
+            )
+        return class_names.index(word)
+
+    def _inputs(self, values: Sequence[Any], column: str) -> Tensor:
+        """Decode pictures; stack anything else."""
+        if values and hasattr(values[0], "convert"):
+            return Pictures(self.size, self.channels).stack(
+                values, lambda at: f"{at} of column '{column}' of '{self.path}'"
+            )
+        if values and isinstance(values[0], str):
+            raise SecateurError(
+                f"the column '{column}' of '{self.path}' holds text: classification takes pictures or rows "
+                "of numbers, so turn the text into numbers first, or name another column."
+            )
+        numbers = as_inputs(values, f"'{self.path}' (column '{column}')")
+        # JSON and CSV hold double precision by default, which no model wants.
+        return numbers.float() if numbers.dtype == torch.float64 else numbers
+
+
+def open_splits(path: str, configuration: str | None) -> dict[str, Any]:
+    """Open a data set, local or from the hub.
+
+    Args:
+        path: a local folder or file, or a name on the hub.
+        configuration: which variant; None: the only one.
+
+    Returns:
+        The splits by name.
+
+    Raises:
+        SecateurError: `datasets` is not installed, or the data set cannot be opened.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise SecateurError(
+            "this data source needs datasets, which is not installed: pip install 'secateur[hf]'."
+        ) from error
+    local = Path(path)
+    try:
+        if (local / "state.json").is_file() or (local / "dataset_dict.json").is_file():
+            found = datasets.load_from_disk(path)
+        elif local.is_file() and local.suffix in _FORMATS:
+            found = datasets.load_dataset(_FORMATS[local.suffix], data_files=path)
+        else:
+            found = datasets.load_dataset(path, configuration)
+    except Exception as error:  # datasets raises errors of many kinds, its dependencies' among them
+        reason = " ".join(str(error).split())
+        if local.exists():
+            raise SecateurError(f"cannot read the data set in '{path}' ({reason}).") from error
+        raise SecateurError(
+            f"cannot get the data set '{path}' ({reason[:200]}): without a network, give as path a folder "
+            "written by save_to_disk, or a local .parquet, .json, .jsonl or .csv file."
+        ) from error
+    if isinstance(found, datasets.DatasetDict):
+        return {str(name): rows for name, rows in found.items()}
+    return {str(found.split or "train"): found}
+
+
+def _class_names(rows: Any, labels: str) -> tuple[str, ...]:
+    """Name the classes: as the data set does, or by the words used as labels."""
+    declared = getattr(rows.features[labels], "names", None)
+    if declared:
+        return tuple(declared)
+    if rows.features[labels].dtype in ("string", "large_string"):
+        return tuple(str(word) for word in np.unique(np.asarray(rows[labels][:], dtype=object).astype(str)))
+    return ()

@@ -1,0 +1,218 @@
+"""Tiny networks with data and a task, one for each way in which a network can be awkward.
+
+All are in float64, so that derivatives can be compared with the truth to many digits, and all
+follow from a seed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from secateur.core.seeds import generator
+from secateur.tasks.classification import Classification
+
+_CLASSES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A model and a task that fits it.
+
+    Attributes:
+        model: float64, in evaluation mode.
+        task: calibration and evaluation samples, disjoint.
+    """
+
+    model: nn.Module
+    task: Classification
+
+
+class Shared(nn.Module):
+    """Two hidden layers that are one weight, used twice in every pass."""
+
+    def __init__(self, inputs: int = 6, hidden: int = 5) -> None:
+        """Build the network.
+
+        Args:
+            inputs: features of a sample.
+            hidden: width of the shared layer.
+        """
+        super().__init__()
+        self.first = nn.Linear(inputs, hidden)
+        self.second = nn.Linear(hidden, hidden)
+        self.third = nn.Linear(hidden, hidden)
+        self.third.weight = self.second.weight
+        self.last = nn.Linear(hidden, _CLASSES)
+
+    def forward(self, x: Float[Tensor, "s i"]) -> Float[Tensor, "s c"]:
+        """Run the network.
+
+        Args:
+            x: samples.
+
+        Returns:
+            Logits.
+        """
+        x = torch.tanh(self.first(x))
+        return self.last(torch.tanh(self.third(torch.tanh(self.second(x)))))
+
+
+class Positions(nn.Module):
+    """Linear layers applied at each position of a sequence, the mean of which is classified."""
+
+    def __init__(self, inputs: int = 5, hidden: int = 7) -> None:
+        """Build the network.
+
+        Args:
+            inputs: features of a position.
+            hidden: width.
+        """
+        super().__init__()
+        self.up = nn.Linear(inputs, hidden)
+        self.down = nn.Linear(hidden, inputs)
+        self.head = nn.Linear(inputs, _CLASSES)
+
+    def forward(self, x: Float[Tensor, "s t i"]) -> Float[Tensor, "s c"]:
+        """Run the network.
+
+        Args:
+            x: samples, each a sequence.
+
+        Returns:
+            Logits.
+        """
+        return self.head((x + self.down(torch.tanh(self.up(x)))).mean(1))
+
+
+class Dead(nn.Module):
+    """A network with a layer that no data reach."""
+
+    def __init__(self, inputs: int = 6, hidden: int = 8) -> None:
+        """Build the network.
+
+        Args:
+            inputs: features of a sample.
+            hidden: width.
+        """
+        super().__init__()
+        self.first = nn.Linear(inputs, hidden)
+        self.unused = nn.Linear(hidden, hidden)
+        self.last = nn.Linear(hidden, _CLASSES)
+
+    def forward(self, x: Float[Tensor, "s i"]) -> Float[Tensor, "s c"]:
+        """Run the network.
+
+        Args:
+            x: samples.
+
+        Returns:
+            Logits.
+        """
+        return self.last(torch.relu(self.first(x)))
+
+
+def mlp(seed: int = 0, samples: int = 64) -> Network:
+    """Give a perceptron 6-8-7-4 with tanh.
+
+    Args:
+        seed: of weights and data.
+        samples: in all; a fifth evaluates.
+
+    Returns:
+        The network.
+    """
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 7), nn.Tanh(), nn.Linear(7, _CLASSES))
+    return _network(model, (6,), seed, samples)
+
+
+def shared_weight(seed: int = 0, samples: int = 64) -> Network:
+    """Give a network in which two modules share a weight.
+
+    Args:
+        seed: of weights and data.
+        samples: in all; a fifth evaluates.
+
+    Returns:
+        The network.
+    """
+    return _network(Shared(), (6,), seed, samples)
+
+
+def positions(seed: int = 0, samples: int = 64) -> Network:
+    """Give a network of sequences [S, 3, 5], whose layers act on each position.
+
+    Args:
+        seed: of weights and data.
+        samples: in all; a fifth evaluates.
+
+    Returns:
+        The network.
+    """
+    return _network(Positions(), (3, 5), seed, samples)
+
+
+def inplace_relu(seed: int = 0, samples: int = 64) -> Network:
+    """Give a perceptron 6-8-7-4 with ReLU(inplace=True), which overwrites the layers' outputs.
+
+    Args:
+        seed: of weights and data.
+        samples: in all; a fifth evaluates.
+
+    Returns:
+        The network.
+    """
+    model = nn.Sequential(
+        nn.Linear(6, 8), nn.ReLU(inplace=True), nn.Linear(8, 7), nn.ReLU(inplace=True), nn.Linear(7, _CLASSES)
+    )
+    return _network(model, (6,), seed, samples)
+
+
+def dead_layer(seed: int = 0, samples: int = 64) -> Network:
+    """Give a network with a layer, ``unused``, that no data reach.
+
+    Args:
+        seed: of weights and data.
+        samples: in all; a fifth evaluates.
+
+    Returns:
+        The network.
+    """
+    return _network(Dead(), (6,), seed, samples)
+
+
+def frozen(seed: int = 0, samples: int = 64) -> Network:
+    """Give a perceptron none of whose parameters requires a gradient.
+
+    Args:
+        seed: of weights and data.
+        samples: in all; a fifth evaluates.
+
+    Returns:
+        The network.
+    """
+    network = mlp(seed, samples)
+    network.model.requires_grad_(False)
+    return network
+
+
+NETWORKS: dict[str, Callable[..., Network]] = {
+    build.__name__: build for build in (mlp, shared_weight, positions, inplace_relu, dead_layer, frozen)
+}
+
+
+def _network(model: nn.Module, shape: tuple[int, ...], seed: int, samples: int) -> Network:
+    """Draw weights and inputs; labels follow from the inputs, with some noise."""
+    model = model.double().eval()
+    draw = generator(seed, "test network")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = parameter.shape[-1] ** -0.5
+            parameter.copy_(torch.randn(parameter.shape, generator=draw, dtype=torch.float64) * scale)
+    inputs = torch.randn(samples, *shape, generator=draw, dtype=torch.float64)
+    teacher = torch.randn(inputs[0].numel(), _CLASSES, generator=draw, dtype=torch.float64)
+    noise = torch.randn(samples, _CLASSES, generator=draw, dtype=torch.float64)
+    labels = (inputs.flatten(1) @ teacher + noise).argmax(1)
+    return Network(model, Classification.from_arrays(inputs, labels, seed=seed))

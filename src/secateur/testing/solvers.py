@@ -1,0 +1,149 @@
+"""What every solver must do, as tests to inherit.
+
+A package that brings a solver tests it so:
+
+    class TestMySolver(SolverConformance):
+        solver = MySolver()
+"""
+
+from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from secateur.core.problem import BlockProblem, Solution, Status
+from secateur.core.registry import lookup
+from secateur.core.solver import Solver
+from secateur.testing.problems import (
+    best_swap_change,
+    brute_force,
+    fisher_problem,
+    indefinite_problem,
+    magnitude,
+    scaled,
+    zoo,
+)
+
+# Differences below this, relative to the size of the problem, are rounding.
+ROUNDING = 1e-11
+_zoo = cache(zoo)
+
+
+def check_solution(problem: BlockProblem, solution: Solution) -> None:
+    """Assert all that a solution says, by oracles that do not share the solvers' code.
+
+    Args:
+        problem: a small problem.
+        solution: what a solver made of it.
+    """
+    x, unit = solution.assignment, magnitude(problem)
+    assert x.dtype == torch.bool
+    assert x.shape == problem.incumbent.shape
+    for group in range(problem.counts.numel()):
+        members = problem.groups == group
+        assert x[members].sum() == problem.incumbent[members].sum(), f"the count of group {group} is broken"
+    ones = x.double()
+    value = problem.constant + float(problem.linear.double() @ ones + 0.5 * ones @ problem.matrix @ ones)
+    assert abs(solution.value - value) <= ROUNDING * unit, "the value is not that of the assignment"
+    assert solution.value <= problem.value(problem.incumbent), "the answer is worse than the incumbent"
+    assert solution.work >= 0
+    _, best = brute_force(problem)
+    assert solution.value >= best - ROUNDING * unit
+    if solution.bound is not None:
+        assert solution.bound <= best + ROUNDING * unit, "the lower bound is above the optimum"
+    if solution.status is Status.OPTIMAL:
+        assert solution.value <= best + ROUNDING * unit, "what is called optimal is not"
+    if solution.status is Status.LOCAL_OPTIMUM:
+        assert best_swap_change(problem, x) >= -ROUNDING * unit, "a swap improves a local optimum"
+    if solution.status is Status.INCUMBENT:
+        assert torch.equal(x, problem.incumbent)
+
+
+class SolverConformance:
+    """The tests; a subclass sets `solver`, and its name begins with Test.
+
+    Attributes:
+        solver: the solver under test.
+        exact: whether it must find an optimum of every problem in the zoo.
+    """
+
+    solver: Solver
+    exact: bool = False
+
+    @pytest.mark.parametrize("kind", zoo())
+    def test_zoo(self, kind: str) -> None:
+        """Feasible, true to its word, and never worse than the incumbent on every kind of problem."""
+        for seed in range(3):
+            problem = replace(_zoo(seed)[kind])  # a copy, so that nothing cached is shared
+            solution = self.solver.solve(problem, seed)
+            check_solution(problem, solution)
+            if self.exact:
+                gap = solution.value - brute_force(problem)[1]
+                assert gap <= ROUNDING * magnitude(problem)
+                assert solution.status is Status.OPTIMAL
+
+    def test_an_optimal_incumbent_stays(self) -> None:
+        """Nothing better can be found than an optimum."""
+        for seed in range(3):
+            for problem in (fisher_problem(10, 4, [5], seed), indefinite_problem(9, [1, 2, 1], seed)):
+                best, value = brute_force(problem)
+                solution = self.solver.solve(replace(problem, incumbent=best), seed)
+                assert torch.equal(solution.assignment, best)
+                assert abs(solution.value - value) <= ROUNDING * magnitude(problem)
+
+    def test_same_seed_same_answer(self) -> None:
+        """The answer follows from problem and seed, and global random states are left alone."""
+        problem = indefinite_problem(14, [4, 3], seed=3)
+        torch.manual_seed(0)
+        np.random.seed(0)
+        first = self.solver.solve(problem, 5)
+        torch.manual_seed(1)
+        np.random.seed(1)
+        states = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
+        second = self.solver.solve(replace(problem), 5)
+        assert torch.equal(first.assignment, second.assignment)
+        assert (first.value, first.status, first.work) == (second.value, second.status, second.work)
+        assert torch.equal(states[0], torch.get_rng_state())
+        assert np.array_equal(states[1], np.random.get_state()[1])  # type: ignore[index]
+
+    def test_the_problem_is_not_changed(self) -> None:
+        """Solving writes to none of the problem's tensors."""
+        problem = indefinite_problem(12, [3, 3], seed=1)
+        before = [t.clone() for t in (problem.linear, problem.matrix, problem.groups, problem.incumbent)]
+        self.solver.solve(problem, 0)
+        after = (problem.linear, problem.matrix, problem.groups, problem.incumbent)
+        assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+    def test_the_constant_does_not_matter(self) -> None:
+        """Adding a constant shifts the value, and nothing else."""
+        problem = fisher_problem(12, 5, [6], seed=2)
+        plain = self.solver.solve(problem, 0)
+        shifted = self.solver.solve(replace(problem, constant=problem.constant + 64.0), 0)
+        assert torch.equal(plain.assignment, shifted.assignment)
+        assert abs(shifted.value - plain.value - 64.0) < 1e-12
+
+    @pytest.mark.parametrize("factor", [1e-12, 2.0**-30, 3.0, 1e12])
+    def test_the_unit_does_not_matter(self, factor: float) -> None:
+        """A positive factor leaves the assignment as it is."""
+        for problem in (fisher_problem(12, 5, [6], seed=4), indefinite_problem(12, [3, 3], seed=4)):
+            plain = self.solver.solve(problem, 0)
+            other = self.solver.solve(scaled(problem, factor), 0)
+            assert torch.equal(plain.assignment, other.assignment)
+
+    def test_a_matrix_symmetric_up_to_rounding(self) -> None:
+        """Asymmetry such as a float32 matrix product leaves makes no descent go astray."""
+        problem = fisher_problem(12, 3, [6], seed=6)
+        noise = torch.randn(12, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        rough = replace(problem, dense=problem.matrix * (1 + 1e-7 * noise))
+        check_solution(rough, self.solver.solve(rough, 0))
+
+    def test_it_is_its_settings(self) -> None:
+        """The solver is a registered, frozen dataclass, equal to another of the same settings."""
+        assert is_dataclass(self.solver)
+        assert lookup("solver", self.solver.part_name) is type(self.solver)
+        assert replace(self.solver) == self.solver
+        for setting in fields(self.solver):
+            with pytest.raises(FrozenInstanceError):
+                setattr(self.solver, setting.name, None)

@@ -1,0 +1,261 @@
+"""The command line: what people type, and what they read."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from secateur.cli.app import run
+from secateur.cli.prune import next_folder, split_words
+from secateur.core.errors import SecateurError
+from secateur.core.mask import Mask
+
+SMALL = """
+about = "very small"
+data = "digits"
+[model]
+name = "trained"
+epochs = 2
+network = { name = "mlp", widths = [64, 16, 10] }
+[run]
+density = 0.2
+budget = "3steps"
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("SECATEUR_ASSETS", raising=False)
+    (tmp_path / "small.toml").write_text(SMALL)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run to look at."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "small.toml").write_text(SMALL)
+    words = ["prune", str(folder / "small.toml"), "--out", str(folder / "run"), "--quiet", "--save-model"]
+    assert run(words) == 0
+    return folder / "run"
+
+
+def lines(capsys):
+    captured = capsys.readouterr()
+    return captured.out + captured.err
+
+
+# Processes of their own.
+
+
+def secateur(*words, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "secateur", *words], capture_output=True, text=True, timeout=120, **options
+    )
+
+
+def test_help_comes_at_once_and_without_torch():
+    begin = time.perf_counter()
+    told = secateur("--help")
+    seconds = time.perf_counter() - begin
+    assert told.returncode == 0
+    for command in ("compare", "demo", "doctor", "evaluate", "prune", "recipes", "report"):
+        assert command in told.stdout
+    assert seconds < 2  # 0.15 s on a quiet machine
+    code = "import sys, secateur.cli.app; sys.exit('torch' in sys.modules or 'pydantic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_an_error_is_one_line_and_status_2():
+    told = secateur("prune", "garmet")
+    assert told.returncode == 2
+    assert told.stderr == "error: there is no recipe 'garmet': did you mean 'garment'?\n"
+    assert told.stdout == ""
+
+
+def test_ctrl_c_keeps_the_best_mask(tmp_path):
+    words = ["prune", "small.toml", "--out", "run", "--budget", "none", "--pruner.batches.guard", "0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "secateur", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    log = tmp_path / "run" / "events.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (log.exists() and '"stepped"' in log.read_text()):
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, told
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["reason"] in ("interrupted", "converged")
+    assert Mask.load(tmp_path / "run" / "mask.safetensors").density == pytest.approx(0.2, abs=1e-3)
+
+
+# In this process.
+
+
+def test_prune_writes_a_run_and_says_where(capsys, tmp_path):
+    assert run(["prune", "small.toml", "--seed", "3", "--block-size", "64"]) == 0
+    told = lines(capsys)
+    assert "runs/small-1 holds the mask" in told
+    assert "secateur evaluate runs/small-1" in told
+    for word in ("dense", "one-shot start", "pruned", "density 0.2", "seed 3", "budget 3 steps"):
+        assert word in told
+    folder = tmp_path / "runs" / "small-1"
+    recipe = (folder / "recipe.toml").read_text()
+    assert "block_size = 64" in recipe
+    assert "seed = 3" in recipe
+    for name in ("events.jsonl", "mask.safetensors", "report.json", "report.html"):
+        assert (folder / name).stat().st_size > 0
+    assert next_folder("small").name == "small-2"
+
+
+def test_quiet_is_quiet(capsys):
+    assert run(["prune", "small.toml", "--quiet", "--pruner", "one-shot", "--out", "x"]) == 0
+    assert lines(capsys) == ""
+
+
+def test_the_saved_model_loads_without_secateur(finished):
+    from safetensors.torch import load_file
+
+    weights = load_file(finished / "model.safetensors")
+    mask = Mask.load(finished / "mask.safetensors")
+    for name, kept in mask.items():
+        assert torch.equal(weights[f"{name}.weight"] != 0, kept)
+
+
+def test_evaluate_says_what_the_report_says(capsys, finished):
+    assert run(["evaluate", str(finished)]) == 0
+    told = lines(capsys)
+    assert "as the report says" in told
+    assert "density 0.2" in told
+
+
+def test_evaluate_notices_another_model(capsys, finished, tmp_path):
+    for name in ("mask.safetensors", "report.json"):
+        (tmp_path / name).write_bytes((finished / name).read_bytes())
+    (tmp_path / "recipe.toml").write_text(
+        (finished / "recipe.toml").read_text().replace("epochs = 2", "epochs = 1")
+    )
+    assert run(["evaluate", str(tmp_path)]) == 1
+    assert "differ from the report" in lines(capsys)
+
+
+def test_evaluate_a_recipe(capsys):
+    assert run(["evaluate", "small.toml"]) == 0
+    assert "500 evaluation samples" in lines(capsys)
+
+
+def test_compare_and_report(capsys, finished):
+    shutil.copytree(finished, "again/run")  # two runs of one name are told apart by their paths
+    assert run(["compare", str(finished), "again/run", "--figure", "c.svg"]) == 0
+    told = lines(capsys)
+    assert told.count("icbs") == 2
+    assert "wrote c.svg" in told
+    (finished / "report.html").unlink()
+    assert run(["report", str(finished)]) == 0
+    assert (finished / "report.html").exists()
+
+
+def test_resume_a_finished_run_changes_nothing(capsys, finished):
+    before = Mask.load(finished / "mask.safetensors")
+    assert run(["prune", "--resume", str(finished)]) == 0
+    assert Mask.load(finished / "mask.safetensors").same_as(before)
+    assert "going on after step" in lines(capsys)
+
+
+def test_recipes(capsys):
+    assert run(["recipes", "ls"]) == 0
+    assert "garment-published" in lines(capsys)
+    assert run(["recipes", "show", "garment"]) == 0
+    assert "{assets}/data/fashion-mnist" in lines(capsys)
+    assert run(["recipes", "show", "garment", "--resolved"]) == 0
+    assert "block_size" in lines(capsys)
+    assert run(["recipes", "copy", "digits"]) == 0
+    assert run(["recipes", "copy", "digits"]) == 2
+    assert "digits.toml is there already" in lines(capsys)
+
+
+def test_demo(capsys, tmp_path):
+    assert run(["demo", "--seeds", "2", "--budget", "2steps"]) == 0
+    told = lines(capsys)
+    assert "iCBS is ahead of magnitude by" in told
+    assert "iCBS is ahead of gradient by" in told
+    assert (tmp_path / "runs" / "demo" / "demo.png").exists()
+    assert (tmp_path / "runs" / "demo" / "icbs-1" / "report.html").exists()
+
+
+def test_doctor(capsys, tmp_path):
+    assert run(["doctor"]) == 0
+    assert "all is well" in lines(capsys)
+    assert run(["doctor", "--assets", str(tmp_path)]) == 1
+    told = lines(capsys)
+    assert "lacks data/fashion-mnist" in told
+    assert "to do: give the folder" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["prune"], "name a recipe, such as `secateur prune digits`"),
+        (["prune", "digits", "garment"], "one recipe at a time: digits and garment were named."),
+        (
+            ["prune", "digits", "--blok-size", "3"],
+            "'blok-size' is unknown: did you mean 'pruner.stage.block_size'?",
+        ),
+        (["prune", "digits", "--block-size"], "--block-size lacks a value: write --block-size VALUE."),
+        (
+            ["prune", "digits", "--density", "2"],
+            "density is 2.0, but it is the fraction of the weights to keep",
+        ),
+        (["prune", "digits", "--density", "x"], "'run.density' is 'x', but it must be a number."),
+        (["prune", "digits", "--budget", "soon"], "cannot read the budget 'soon'"),
+        (["prune", "digits", "--solver", "swapz"], "asks for a solver called 'swapz': did you mean 'swaps'?"),
+        (["prune", "garment"], "give --assets DIR or set SECATEUR_ASSETS."),
+        (["prune", "--resume", "none"], "there is no run folder none to resume."),
+        (["prune", "--resume", "."], ". holds no recipe.toml"),
+        (["prune", "digits", "--resume", ".", "--density", ".2"], "leave out digits, --density (--budget"),
+        (["prune", "small.toml", "--out", "."], ". is there already and not empty: give another --out."),
+        (["prune", "small.toml", "--device", "cuda"], "torch sees no GPU"),
+        (["evaluate", "."], ". holds no mask.safetensors"),
+        (["report", "."], ". is not a run folder"),
+        (["compare"], "name the runs to compare"),
+        (["compare", "none"], "there is no run folder none"),
+        (["recipes", "show", "digit"], "there is no recipe 'digit': did you mean 'digits'?"),
+        (["demo", "--seeds", "0"], "give at least 1"),
+        (["prun"], 'Did you mean "prune"?'),
+    ],
+)
+def test_every_mistake_gets_one_sentence(words, said, capsys):
+    if "cuda" in words and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert run(words) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+
+
+def test_a_run_is_not_overwritten(capsys, finished):
+    assert run(["prune", "digits", "--out", str(finished)]) == 2
+    assert f"`secateur prune --resume {finished}`" in lines(capsys)
+
+
+def test_traceback_shows_where_it_came_from():
+    with pytest.raises(SecateurError):
+        run(["prune", "garmet", "--traceback"])
+
+
+def test_words_are_divided():
+    assert split_words(["a", "--x", "1", "--y.z=2", "--r", "-3"]) == (
+        ["a"],
+        {"x": "1", "y.z": "2", "r": "-3"},
+    )

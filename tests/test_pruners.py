@@ -1,0 +1,292 @@
+"""Pruners on tiny networks: exact counts, untouched weights, and a loss that falls."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from secateur import ICBS, Classification, OneShot, SecateurError, prune
+from secateur.allocation import ERK, Global, SpareOutput, Uniform
+from secateur.core.limit import Limit
+from secateur.core.seeds import generator
+from secateur.curvature import EmpiricalFisher, Fisher, GaussNewton, Hessian, MeanGradient
+from secateur.pruners import Batches, Network, Session, Stage, Trust
+from secateur.scores import Gradient, Magnitude, Random, Wanda
+from secateur.selection import (
+    AllLayers,
+    Boundary,
+    Fixed,
+    GaussSouthwell,
+    LargestGain,
+    LogSize,
+    RoundRobin,
+    Tabu,
+)
+from secateur.solvers import Greedy, Swaps
+from secateur.testing import networks
+
+SMALL = ICBS(solver=Swaps(), stage=Stage(blocks=6, block_size=16), batches=Batches(size=32))
+STEPWISE = replace(
+    ICBS.published(), solver=Swaps(), stage=Stage(1, 16, 8, 0.75), batches=Batches(20, guard=0)
+)
+
+
+def start_of(pruner, net, density=0.5, grouping="layer", allocation=None, seed=0):
+    """Give the session and the first state of a run."""
+    network = Network(net.model)
+    budget = (allocation or Uniform()).budget(network.shapes, density, grouping)
+    session = Session(network, net.task, budget, seed)
+    return session, pruner.start(session)
+
+
+@pytest.mark.parametrize("make", [networks.mlp, networks.shared_weight, networks.positions, networks.frozen])
+@pytest.mark.parametrize("pruner", [SMALL, STEPWISE], ids=["stages", "published"])
+def test_kept_weights_are_the_trained_ones_bit_for_bit_and_nothing_else_changes(make, pruner):
+    net = make()
+    before = {k: v.clone() for k, v in net.model.state_dict().items()}
+    run = prune(net.model, net.task, pruner, density=0.5, budget="4steps")
+    after = net.model.state_dict()
+    prunable = {f"{name}.weight": mask for name, mask in run.mask.items()}
+    for key, value in before.items():
+        # In a network with a shared weight the second use is the same tensor.
+        mask = prunable.get(key, prunable.get("second.weight") if key == "third.weight" else None)
+        expected = value if mask is None else torch.where(mask, value, torch.zeros_like(value))
+        assert torch.equal(after[key], expected)
+    for name, mask in run.mask.items():
+        assert int(mask.sum()) == round(0.5 * mask.numel()), name
+
+
+@pytest.mark.parametrize("grouping", ["layer", "output", "input", "global"])
+@pytest.mark.parametrize("pruner", [SMALL, STEPWISE], ids=["stages", "published"])
+def test_every_step_conserves_every_group_and_is_logged_right(grouping, pruner):
+    net = networks.mlp()
+    session, state = start_of(pruner, net, grouping=grouping)
+    assert session.budget.is_met_by(state.mask)
+    for _ in range(5):
+        after, outcome = pruner.step(session, state)
+        assert session.budget.is_met_by(after.mask)
+        changed = {n: int((m != after.mask[n]).sum()) for n, m in state.mask.items()}
+        assert outcome.flips == {n: c for n, c in changed.items() if c}
+        for layer in session.network.layers:
+            written = torch.where(after.mask[layer.name], session.network.reference[layer.name], 0)
+            assert torch.equal(layer.weight.detach(), written)
+        state = after
+
+
+@pytest.mark.parametrize("allocation", [Uniform(), SpareOutput(), ERK(), Global()], ids=repr)
+@pytest.mark.parametrize(
+    "score", [Random(), Magnitude(), Gradient(), Wanda(), Wanda(ranking="global")], ids=repr
+)
+def test_one_shot_meets_every_allocation(allocation, score):
+    net = networks.mlp()
+    run = prune(net.model, net.task, OneShot(score), density=0.6, allocation=allocation)
+    assert run.report["density"]["overall"] == pytest.approx(0.6, abs=0.02)
+    assert run.report["flips"] == 0
+    assert run.report["reason"] == "complete"
+
+
+CURVATURES = [EmpiricalFisher(), Fisher(), Fisher(draws=2), GaussNewton(), MeanGradient(), Hessian()]
+
+
+@pytest.mark.parametrize("curvature", CURVATURES, ids=repr)
+@pytest.mark.parametrize("order", [LogSize(), RoundRobin(), LargestGain(), AllLayers()], ids=repr)
+def test_the_prediction_of_a_stage_is_the_quadratic_form_of_its_move(curvature, order):
+    """Many blocks with the response carried predict what one look at the whole move predicts."""
+    net = networks.mlp()
+    pruner = replace(SMALL, curvature=curvature, order=order, trust=Trust(ridge=0.01, adapt=False))
+    session, state = start_of(pruner, net)
+    batch, _, _ = pruner._samples(session, state)
+    tape = session.record(batch, curvature.needs, state.step, curvature.draws)
+    fresh = curvature.linearise(tape)
+    everything = {n: torch.arange(m.numel()) for n, m in state.mask.items()}
+    whole = fresh.quadratic(type_of_block(everything))
+    after, outcome = pruner.step(session, state)
+    reference = torch.cat([w.reshape(-1) for w in session.network.reference.values()])
+    kept = [torch.cat([m.reshape(-1) for m in s.mask.values()]).double() for s in (state, after)]
+    assert outcome.predicted == pytest.approx(whole.change(reference * (kept[1] - kept[0])), abs=1e-9)
+    assert outcome.predicted <= 1e-9 or outcome.blocks > 0
+
+
+def type_of_block(indices):
+    """Make a block of everything."""
+    from secateur.core.block import Block
+
+    return Block(indices)
+
+
+def test_only_the_block_changes_in_a_step():
+    net = networks.mlp()
+    session, state = start_of(STEPWISE, net)
+    for _ in range(6):
+        after, _ = STEPWISE.step(session, state)
+        for name, stamps in after.stamps.items():
+            in_block = stamps == after.turn
+            assert int(in_block.sum()) <= 16
+            assert not ((state.mask[name] != after.mask[name]) & ~in_block).any()
+        assert sum(bool((s == after.turn).any()) for s in after.stamps.values()) <= 1
+        state = after
+
+
+def test_frozen_and_tabu_weights_never_change():
+    net = networks.mlp()
+    pruner = replace(STEPWISE, selector=Tabu(Fixed(Boundary(Gradient()), 0.5, 0.5), 0.3))
+    session, state = start_of(pruner, net)
+    first = state
+    for _ in range(12):
+        state, _ = pruner.step(session, state)
+    for name, frozen in first.frozen.items():
+        assert frozen.any()
+        assert torch.equal(first.mask[name][frozen], state.mask[name][frozen])
+        assert int((state.stamps[name] > 0)[frozen].sum()) == 0
+
+
+@pytest.mark.parametrize("selector", [Fixed(GaussSouthwell(), 1.0, 1.0), Fixed(GaussSouthwell(), 0.0, 1.0)])
+def test_where_everything_is_fixed_nothing_changes_and_the_run_says_so(selector):
+    net = networks.mlp()
+    run = prune(net.model, net.task, replace(SMALL, selector=selector), density=0.5, budget="3steps")
+    assert run.report["flips"] == 0
+    assert any("nothing to exchange" in notice for notice in run.report["notices"])
+
+
+@pytest.mark.parametrize(("size", "pruned"), [(8, 0), (8, 8), (10_000, None), (2, 1), (1, 1)])
+def test_extreme_blocks(size, pruned):
+    net = networks.mlp()
+    run = prune(
+        net.model, net.task, replace(SMALL, stage=Stage(3, size, pruned)), density=0.5, budget="2steps"
+    )
+    assert run.mask.density == pytest.approx(0.5, abs=0.01)
+
+
+def trained_digits() -> tuple[nn.Module, Classification]:
+    """Train a small perceptron on scikit-learn's digits."""
+    from secateur.models import MLP, Trained
+    from secateur.tasks import Digits
+
+    task = Classification.from_source(Digits())
+    return Trained(MLP((64, 32, 10)), epochs=8).build(task), task
+
+
+@pytest.mark.parametrize(
+    ("pruner", "steps", "factor"),
+    [
+        (ICBS(stage=Stage(blocks=8, block_size=128)), "12steps", 0.7),
+        (replace(ICBS.published(), solver=Greedy(), stage=Stage(1, 256, 128, 0.75)), "30steps", 0.95),
+    ],
+    ids=["stages", "published"],
+)
+def test_icbs_beats_its_start_and_the_other_scores_on_digits(pruner, steps, factor):
+    losses = {}
+    for name, method in (("icbs", pruner), ("magnitude", OneShot()), ("gradient", OneShot(Gradient()))):
+        model, task = trained_digits()
+        run = prune(model, task, method, density=0.2, budget=steps if name == "icbs" else None)
+        losses[name] = run.report["evaluation"]["pruned"]["loss"]
+    assert losses["icbs"] < factor * min(losses["magnitude"], losses["gradient"])
+
+
+def test_the_same_seed_gives_the_same_mask_and_another_does_not():
+    masks = []
+    for seed in (1, 1, 2):
+        net = networks.mlp(samples=200)
+        masks.append(prune(net.model, net.task, SMALL, density=0.5, budget="5steps", seed=seed).mask)
+    assert masks[0].same_as(masks[1])
+    assert not masks[0].same_as(masks[2])
+
+
+def test_a_failure_leaves_the_model_as_it_was():
+    net = networks.mlp()
+    before = {k: v.clone() for k, v in net.model.state_dict().items()}
+
+    def fail(event):
+        if event.kind == "stepped" and event.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prune(net.model, net.task, SMALL, density=0.5, budget="9steps", listeners=[fail])
+    assert all(torch.equal(before[k], v) for k, v in net.model.state_dict().items())
+
+
+def test_a_rejected_stage_is_undone_and_the_region_shrinks():
+    net = networks.mlp()
+    worse = replace(SMALL, trust=Trust(fraction=0.2))
+    session, state = start_of(worse, net)
+    session.mean_loss = lambda batch: 1e3  # every measurement says: worse
+    after, outcome = worse.step(session, state)
+    assert not outcome.accepted
+    assert after.mask.same_as(state.mask)
+    assert after.region.flips < state.region.flips
+    assert after.region.ridge > state.region.ridge
+    for layer in session.network.layers:
+        written = torch.where(state.mask[layer.name], session.network.reference[layer.name], 0)
+        assert torch.equal(layer.weight.detach(), written)
+
+
+def test_a_stage_never_flips_more_than_the_region_allows():
+    net = networks.mlp()
+    pruner = replace(SMALL, trust=Trust(fraction=0.1))
+    session, state = start_of(pruner, net)
+    assert state.region.flips == int(0.1 * session.budget.kept.new_tensor([132]))
+    after, _ = pruner.step(session, state)
+    assert 0 < after.mask.flips(state.mask) <= state.region.flips
+
+
+def test_trust_follows_predicted_against_measured():
+    trust = Trust(ridge=0.1)
+    region = trust.start(1000)
+    assert trust.judge(region, -1.0, -0.5, 10) == region
+    assert trust.judge(region, -1.0, -0.9, 10).flips > region.flips
+    assert trust.judge(region, -1.0, -0.9, 10).ridge < region.ridge
+    assert trust.judge(region, -1.0, -0.1, 10).flips == 5
+    assert trust.judge(region, -1.0, 0.1, 10).flips == 2
+    fixed = Trust(adapt=False)
+    assert fixed.judge(fixed.start(1000), -1.0, 5.0, 10) == fixed.start(1000)
+
+
+def test_batches_cover_an_epoch_without_repetition():
+    batches = Batches(size=10, guard=7)
+    pool, guard = batches.split(60, seed=3)
+    assert sorted(torch.cat([pool, guard]).tolist()) == list(range(60))
+    cursor, seen = (0, 0), []
+    for _ in range(5):
+        index, cursor = batches.draw(pool, 3, cursor, 10)
+        seen += index.tolist()
+    assert len(set(seen)) == 50
+    again, cursor = batches.draw(pool, 3, cursor, 10)
+    assert cursor == (1, 10)
+    assert set(again.tolist()) <= set(pool.tolist())
+    assert torch.equal(again, batches.draw(pool, 3, (1, 0), 10)[0])
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: Batches(size=0), "at least 1"),
+        (lambda: Batches(growth=0.5), "cannot shrink"),
+        (lambda: Batches(guard=-1), "cannot be negative"),
+        (lambda: Stage(blocks=0), "at least one block"),
+        (lambda: Stage(block_size=8, pruned=9), "between 0 and block_size"),
+        (lambda: Trust(ridge=-1.0), "cannot be negative"),
+        (lambda: Trust(fraction=0.0), r"\(0, 1\]"),
+        (lambda: Trust(poor=0.9), "poor < good"),
+    ],
+)
+def test_settings_out_of_range_are_refused(build, words):
+    with pytest.raises(SecateurError, match=words):
+        build()
+
+
+def test_limits_are_read():
+    assert Limit.parse("90s") == Limit(seconds=90.0)
+    assert Limit.parse("1.5 min") == Limit(seconds=90.0)
+    assert Limit.parse("500steps") == Limit(steps=500)
+    assert Limit.parse(None) == Limit()
+    for wrong in ("fast", "10", "-3s", "1.5steps", "0s"):
+        with pytest.raises(SecateurError, match="write for example 60s"):
+            Limit.parse(wrong)
+
+
+def test_random_draws_depend_on_purpose_and_step_only():
+    a = torch.rand(3, generator=generator(1, "batch", 2))
+    assert torch.equal(a, torch.rand(3, generator=generator(1, "batch", 2)))
+    for other in (generator(2, "batch", 2), generator(1, "labels", 2), generator(1, "batch", 3)):
+        assert not torch.equal(a, torch.rand(3, generator=other))

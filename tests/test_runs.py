@@ -1,0 +1,333 @@
+"""Runs: folders that survive anything, resumes that change nothing, sentences that help."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from secateur import ICBS, Classification, Mask, OneShot, SecateurError, prune
+from secateur.core.limit import Limit
+from secateur.pruners import Batches, Stage
+from secateur.runs.clock import Clock
+from secateur.scores import Gradient
+from secateur.solvers import Swaps
+from secateur.testing import networks
+
+STAGES = ICBS(solver=Swaps(), stage=Stage(blocks=3, block_size=16), batches=Batches(size=40))
+STEPS = replace(ICBS.published(), solver=Swaps(), stage=Stage(1, 16, 8, 0.75), batches=Batches(20, guard=0))
+
+
+def go(out=None, pruner=STAGES, steps=8, **more):
+    """Prune a fresh tiny network."""
+    net = networks.mlp(samples=200)
+    return prune(net.model, net.task, pruner, density=0.5, budget=f"{steps}steps", out=out, **more)
+
+
+def events(folder: Path) -> list[dict]:
+    """Read the log."""
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+
+
+def test_the_run_folder_holds_what_is_promised(tmp_path):
+    run = go(tmp_path / "run", recipe={"run": {"density": 0.5}}, save_model=True)
+    folder = tmp_path / "run"
+    report = json.loads((folder / "report.json").read_text())
+    assert report == run.report
+    assert set(report["evaluation"]) >= {"dense", "start", "pruned"}
+    assert all(set(report["evaluation"][s]) == {"loss", "accuracy"} for s in ("dense", "start", "pruned"))
+    assert set(report["seconds"]) == {"total", "capture", "select", "solve", "evaluate"}
+    assert report["density"]["layers"] == run.mask.densities
+    assert (report["steps"], report["reason"], report["seed"]) == (8, "budget", 0)
+    assert {"secateur", "torch", "python"} <= set(report["versions"])
+    assert Mask.load(folder / "mask.safetensors").same_as(run.mask)
+    kinds = [event["event"] for event in events(folder)]
+    assert kinds == ["started", "evaluated", "evaluated", *["stepped"] * 8, "evaluated", "finished"]
+    stepped = [e for e in events(folder) if e["event"] == "stepped"]
+    assert [e["step"] for e in stepped] == list(range(1, 9))
+    assert sum(e["flips"] for e in stepped) >= report["flips"]
+    from safetensors.torch import load_file
+
+    state = load_file(folder / "model.safetensors")
+    for name, mask in run.mask.items():
+        assert not state[f"{name}.weight"][~mask].any()
+    assert "density = 0.5" in (folder / "recipe.toml").read_text()
+
+
+class Crash(BaseException):
+    """A stand-in for kill -9: nothing below handles it."""
+
+
+@pytest.mark.parametrize("pruner", [STAGES, STEPS], ids=["stages", "published"])
+@pytest.mark.parametrize("at", ["started", "evaluated", 1, 4, 7])
+def test_resume_equals_uninterrupted(tmp_path, pruner, at):
+    whole = go(tmp_path / "whole", pruner)
+
+    def crash(event):
+        if at in (event.kind, getattr(event, "step", None) if event.kind == "stepped" else None):
+            raise Crash
+
+    with pytest.raises(Crash):
+        go(tmp_path / "cut", pruner, listeners=[crash])
+    assert not (tmp_path / "cut" / "report.json").exists()
+    resumed = go(tmp_path / "cut", pruner, resume=True)
+    assert resumed.mask.same_as(whole.mask)
+    assert resumed.report["evaluation"] == whole.report["evaluation"]
+    assert resumed.report["flips"] == whole.report["flips"]
+    steps = [e["step"] for e in events(tmp_path / "cut") if e["event"] == "stepped"]
+    assert steps == list(range(1, 9))
+
+
+def test_a_finished_run_can_be_given_more_steps(tmp_path):
+    whole = go(tmp_path / "whole", steps=8)
+    go(tmp_path / "two", steps=3)
+    more = go(tmp_path / "two", steps=8, resume=True)
+    assert more.mask.same_as(whole.mask)
+
+
+def test_stop_keeps_the_best_so_far_and_can_be_resumed(tmp_path):
+    whole = go(tmp_path / "whole")
+    asked = iter([False, False, True])
+    run = go(tmp_path / "run", stop=lambda: next(asked))
+    assert (run.report["reason"], run.report["steps"]) == ("interrupted", 2)
+    assert go(tmp_path / "run", resume=True).mask.same_as(whole.mask)
+
+
+SCRIPT = """
+import sys
+from test_runs import STAGES, go
+run = go(sys.argv[1], steps=60, resume=sys.argv[2] == "resume")
+run.mask.save(sys.argv[3])
+"""
+
+
+def test_kill_9_at_any_moment(tmp_path):
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "run")]
+    environment = os.environ | {"PYTHONPATH": str(here)}
+    process = subprocess.Popen([*command, "new", str(tmp_path / "never")], env=environment)
+    state = tmp_path / "run" / "state.safetensors"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if state.exists() and len(events_so_far(tmp_path / "run")) > 6:
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run([*command, "resume", str(tmp_path / "resumed")], env=environment, check=True, timeout=200)
+    subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "other"), "new", str(tmp_path / "whole")],
+        env=environment, check=True, timeout=200,
+    )  # fmt: skip
+    assert Mask.load(tmp_path / "resumed").same_as(Mask.load(tmp_path / "whole"))
+
+
+def events_so_far(folder: Path) -> list[str]:
+    """Read the log's lines while it is being written."""
+    return (folder / "events.jsonl").read_text().splitlines()
+
+
+@pytest.mark.parametrize("density", [0.0, 1.0, -0.5, 1.5, float("nan")])
+def test_density_outside_is_refused(density):
+    net = networks.mlp()
+    with pytest.raises(SecateurError, match="must lie between 0 and 1"):
+        prune(net.model, net.task, density=density)
+
+
+def spoiled(value: float) -> networks.Network:
+    """Give a network with one bad weight."""
+    net = networks.mlp()
+    with torch.no_grad():
+        net.model[2].weight[0, 0] = value
+    return net
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_bad_weights_are_refused(value):
+    net = spoiled(value)
+    with pytest.raises(SecateurError, match=r"layer '2' has NaN or infinite weights"):
+        prune(net.model, net.task)
+
+
+def test_half_precision_on_the_cpu_is_refused():
+    net = networks.mlp()
+    with pytest.raises(SecateurError, match=r"float16.*model\.float\(\)"):
+        prune(net.model.half(), net.task)
+
+
+def test_an_infinite_loss_is_refused_and_the_model_restored():
+    net = networks.mlp()
+    before = net.model[4].weight.detach().clone()
+    with torch.no_grad():
+        net.model[4].bias[0] = float("inf")
+    with pytest.raises(SecateurError, match="NaN or infinite"):
+        prune(net.model, net.task, density=0.5)
+    assert torch.equal(net.model[4].weight, before)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"include": ["*.attention"]}, r"'\*\.attention' matches no linear layer"),
+        ({"exclude": ["*"]}, "exclude every layer"),
+        ({"grouping": "rows"}, "there is no grouping 'rows'"),
+        ({"budget": "soon"}, "cannot read the budget 'soon'"),
+        ({"resume": True}, "needs a run folder"),
+        ({"save_model": True}, "needs a run folder"),
+    ],
+)
+def test_settings_that_cannot_be(settings, words):
+    net = networks.mlp()
+    with pytest.raises(SecateurError, match=words):
+        prune(net.model, net.task, **settings)
+
+
+def test_layers_can_be_chosen():
+    net = networks.mlp()
+    run = prune(net.model, net.task, OneShot(), density=0.5, include=["0", "2"], exclude=["2"])
+    assert list(run.mask) == ["0"]
+
+
+def test_a_layer_that_no_data_reach_is_named_and_can_be_excluded():
+    net = networks.dead_layer()
+    with pytest.raises(SecateurError, match=r"layer 'unused' is never reached"):
+        prune(net.model, net.task, STAGES, density=0.5)
+    run = prune(net.model, net.task, STAGES, density=0.5, exclude=["unused"], budget="2steps")
+    assert "unused" not in run.mask
+
+
+def test_too_few_samples_for_a_batch():
+    net = networks.mlp()
+    with pytest.raises(SecateurError, match=r"fewer than a batch of 500.*lower the batch size"):
+        prune(net.model, net.task, ICBS(batches=Batches(size=500)), density=0.5)
+
+
+def test_labels_beyond_the_outputs_are_refused():
+    net = networks.mlp()
+    task = Classification.from_arrays(torch.randn(20, 6), torch.arange(20) % 9)
+    with pytest.raises(SecateurError, match="labels"):
+        prune(net.model, task, density=0.5)
+
+
+def test_shared_samples_are_said():
+    net = networks.mlp()
+    task = Classification.from_arrays(
+        torch.randn(40, 6, dtype=torch.float64), torch.arange(40) % 4, evaluation_fraction=0.0
+    )
+    run = prune(net.model, task, OneShot(), density=0.5)
+    assert run.report["evaluation"]["disjoint"] is False
+    assert any("share samples" in notice for notice in run.report["notices"])
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(SecateurError, match="there is no run folder"):
+        go(tmp_path / "nowhere", resume=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("precious")
+    with pytest.raises(SecateurError, match="not a run folder"):
+        go(tmp_path / "other", resume=True)
+    with pytest.raises(SecateurError, match="not empty: choose another"):
+        go(tmp_path / "other")
+    assert (tmp_path / "other" / "thesis.txt").read_text() == "precious"
+    go(tmp_path / "run", steps=1)
+    with pytest.raises(SecateurError, match="not empty: resume it"):
+        go(tmp_path / "run", steps=1)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint at all", None])
+def test_a_damaged_checkpoint_is_said(tmp_path, content):
+    go(tmp_path / "run", steps=2)
+    path = tmp_path / "run" / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-50] if content is None else content)
+    with pytest.raises(SecateurError, match=r"is damaged and cannot be resumed"):
+        go(tmp_path / "run", resume=True)
+
+
+def test_a_run_of_another_model_or_other_settings_is_refused(tmp_path):
+    go(tmp_path / "run", steps=2)
+    other = networks.mlp(seed=9, samples=200)
+    with pytest.raises(SecateurError, match="made with another model"):
+        prune(other.model, other.task, STAGES, density=0.5, out=tmp_path / "run", resume=True)
+    with pytest.raises(SecateurError, match="made with another setting"):
+        go(tmp_path / "run", replace(STAGES, init=Gradient()), resume=True)
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "mask.safetensors", "report.json"])
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, name):
+    net = networks.mlp(samples=200)
+    before = {k: v.clone() for k, v in net.model.state_dict().items()}
+    real = os.replace
+    replace_path = Path.replace
+
+    def full(self, target):
+        if Path(target).name == name and len(events_so_far(tmp_path / "run")) > 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return replace_path(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(SecateurError, match="no space left"):
+        prune(net.model, net.task, STAGES, density=0.5, budget="8steps", out=tmp_path / "run")
+    assert all(torch.equal(before[k], v) for k, v in net.model.state_dict().items())
+    monkeypatch.setattr(Path, "replace", replace_path)
+    assert os.replace is real
+    assert go(tmp_path / "run", resume=True).mask.same_as(go(tmp_path / "whole").mask)
+
+
+def test_a_full_disk_while_logging_is_said(tmp_path, monkeypatch):
+    real = Path.open
+
+    def full(self, mode="r", *args, **more):
+        if self.name == "events.jsonl" and mode == "a":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, mode, *args, **more)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(SecateurError, match=r"No space left on device.*--resume"):
+        go(tmp_path / "run")
+
+
+def test_the_clock_goes_on_after_a_resume(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("secateur.runs.clock.time.monotonic", lambda: now[0])
+    clock = Clock(Limit(seconds=60.0), elapsed=40.0)
+    clock.reserve = 5.0
+    assert clock.remaining == 15.0
+    now[0] += 10
+    assert (clock.elapsed, clock.remaining) == (50.0, 5.0)
+    assert clock.lacks(5.0)
+    assert not clock.lacks(4.0)
+    assert not Clock(Limit(steps=3)).lacks(1e9)
+
+
+def test_a_budget_of_time_ends_the_run(monkeypatch):
+    """Every look at the clock takes a second, so that no real time is involved."""
+    now = [0.0]
+
+    def tick():
+        now[0] += 1.0
+        return now[0]
+
+    monkeypatch.setattr("secateur.runs.clock.time.monotonic", tick)
+    net = networks.mlp(samples=200)
+    seen = []
+    run = prune(net.model, net.task, STAGES, density=0.5, budget="60s", listeners=[seen.append])
+    assert run.report["reason"] == "budget"
+    assert 0 < run.report["steps"] < 30
+    assert max(event.elapsed for event in seen if event.kind == "stepped") <= 60
+
+
+def test_a_model_without_linear_layers_and_a_parametrized_one():
+    net = networks.mlp()
+    with pytest.raises(SecateurError, match="no linear layers"):
+        prune(nn.Sequential(nn.Conv2d(1, 1, 1)), net.task)
+    nn.utils.parametrize.register_parametrization(net.model[0], "weight", nn.Identity())
+    with pytest.raises(SecateurError, match=r"layer '0' is parametrized"):
+        prune(net.model, net.task)
