@@ -57,6 +57,8 @@ def trace(task: Classification, pruner: Pruner, seconds: float, budget: str) -> 
         if isinstance(event, Stepped) and at <= seconds:
             found = evaluate(model, task)
             spent[0] += found["seconds"]
+            if points and points[-1][1] == found["loss"]:
+                points.pop()  # a step that changed nothing
             points.append((at, found["loss"]))
 
     prune(

@@ -290,3 +290,18 @@ def test_random_draws_depend_on_purpose_and_step_only():
     assert torch.equal(a, torch.rand(3, generator=generator(1, "batch", 2)))
     for other in (generator(2, "batch", 2), generator(1, "labels", 2), generator(1, "batch", 3)):
         assert not torch.equal(a, torch.rand(3, generator=other))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("pruner", [SMALL, STEPWISE], ids=["stages", "published"])
+@pytest.mark.parametrize("grouping", ["layer", "output", "input", "global"])
+def test_on_a_gpu_every_group_is_conserved_and_kept_weights_are_the_trained_ones(pruner, grouping):
+    net = networks.mlp()
+    model = net.model.to("cuda")
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    run = prune(model, net.task, pruner, density=0.5, grouping=grouping, budget="4steps")
+    for name, mask in run.mask.items():
+        weight = before[f"{name}.weight"]
+        assert mask.device.type == "cuda"
+        assert torch.equal(model.state_dict()[f"{name}.weight"], torch.where(mask, weight, 0.0 * weight))
+    assert run.mask.density == pytest.approx(0.5, abs=0.02)

@@ -318,7 +318,8 @@ def test_a_budget_of_time_ends_the_run(monkeypatch):
     monkeypatch.setattr("secateur.runs.clock.time.monotonic", tick)
     net = networks.mlp(samples=200)
     seen = []
-    run = prune(net.model, net.task, STAGES, density=0.5, budget="60s", listeners=[seen.append])
+    endless = replace(STAGES, batches=Batches(size=40, guard=0))
+    run = prune(net.model, net.task, endless, density=0.5, budget="60s", listeners=[seen.append])
     assert run.report["reason"] == "budget"
     assert 0 < run.report["steps"] < 30
     assert max(event.elapsed for event in seen if event.kind == "stepped") <= 60

@@ -236,12 +236,9 @@ class QuadraticModel:
         side = 1 - 2 * (x0 if anchor is None else anchor.double())
         penalty = ridge * w.square() * side
         slope = multiplier * w * self.gradient.double()
-        scaled_factors = None if self.factors is None else reference[:, None] * self.factors
-        if scaled_factors is not None:
-            matrix = (scaled_factors @ scaled_factors.T).double()
-        else:
-            assert self.dense is not None
-            matrix = w[:, None] * self.dense.double() * w
+        hessian = self.dense if self.factors is None else self.factors @ self.factors.T
+        assert hessian is not None
+        matrix = w[:, None] * hessian.double() * w
         pull = matrix @ x0
         return BlockProblem(
             constant=float(0.5 * (x0 @ pull) + (slope - penalty) @ x0),

@@ -63,8 +63,8 @@ class LayerTape:
         outs, draws = rows.shape[:2]
         i, j = index // ins, index % ins
         if positions == 1:
-            left = rows.reshape(outs, draws, samples)[i]
-            return (left * self.inputs.reshape(ins, 1, samples)[j]).reshape(index.numel(), -1)
+            gathered = rows.reshape(outs, draws, samples)[i]
+            return gathered.mul_(self.inputs.reshape(ins, 1, samples)[j]).reshape(index.numel(), -1)
         step = max(1, CHUNK // (draws * samples * positions))
         pieces = [
             torch.einsum("nrst,nst->nrs", rows[a], self.inputs[b])
@@ -155,4 +155,5 @@ class Tape:
         Returns:
             One column a row, through the block's layers.
         """
-        return torch.cat([self.layers[name].factors(index) for name, index in block.indices.items()])
+        pieces = [self.layers[name].factors(index) for name, index in block.indices.items()]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)

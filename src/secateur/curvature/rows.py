@@ -69,7 +69,7 @@ class RowLinearisation(Linearisation):
             g + H d over the block, and A = G / sqrt(S).
         """
         scale = self.tape.samples**0.5
-        factors = self.tape.factors(block) / scale
+        factors = self.tape.factors(block).div_(scale)
         gradient = block.gather(self.tape.gradients)
         if self._moved:
             gradient = gradient + factors @ (self.response / scale)

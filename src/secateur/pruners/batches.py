@@ -27,7 +27,7 @@ class Batches:
     """
 
     size: int | None = None
-    growth: float = 2.0
+    growth: float = 1.5
     largest: int = 16_000
     guard: int | None = None
 

@@ -38,10 +38,10 @@ class Stage:
         SecateurError: a number out of range.
     """
 
-    blocks: int = 24
+    blocks: int = 12
     block_size: int = 1024
     pruned: int | None = None
-    multiplier: float = 1.0
+    multiplier: float = 0.6
 
     def __post_init__(self) -> None:
         """Check the numbers."""

@@ -51,7 +51,7 @@ class RunFolder:
             SecateurError: something is there already, or it cannot be written.
         """
         folder = cls(Path(path))
-        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+        if folder.path.exists() and (not folder.path.is_dir() or folder.holds_something()):
             hint = "resume it, or " if (folder.path / EVENTS).exists() else ""
             raise SecateurError(f"'{path}' exists and is not empty: {hint}choose another run folder.")
         if recipe is not None:
@@ -75,9 +75,18 @@ class RunFolder:
         folder = cls(Path(path))
         if not folder.path.is_dir():
             raise SecateurError(f"there is no run folder '{path}': check the path.")
-        if not (folder.path / EVENTS).is_file():
-            raise SecateurError(f"'{path}' is not a run folder: it holds no {EVENTS}.")
+        if not any((folder.path / name).is_file() for name in (EVENTS, RECIPE)):
+            raise SecateurError(f"'{path}' is not a run folder: it holds neither {EVENTS} nor {RECIPE}.")
+        (folder.path / EVENTS).touch()  # a run killed while it made its folder has none
         return folder
+
+    def holds_something(self) -> bool:
+        """Say whether anything but the remains of a killed write is in the folder.
+
+        Returns:
+            True where something is.
+        """
+        return any(not (f.name.startswith(".") and f.name.endswith(".part")) for f in self.path.iterdir())
 
     def write_text(self, name: str, text: str) -> None:
         """Replace a text file as a whole.
