@@ -2,10 +2,9 @@
 
     SECATEUR_ASSETS=... python benchmarks/garment.py [start | published | default | all] [--write]
 
-Prints a table; with --write it also replaces docs/figures/garment.{md,svg,json}, which the
-README shows. All methods run one after the other in one process, seeds 0, 1, ..., each on a
-freshly loaded model; the seconds are those of the run folder's clock (first evaluation to
-last), without loading and compiling.
+Prints a table; with --write it also replaces the README's table and figure (docs/figures). All
+methods run one after the other in one process, seeds 0, 1, ..., each on a freshly loaded model;
+the seconds are those of the run's clock (first evaluation to last), without loading and compiling.
 """
 
 import argparse
@@ -26,7 +25,8 @@ from secateur.pruners import Pruner
 from secateur.scores import Gradient, Random, Wanda
 from secateur.tasks import Idx
 
-FIGURES = Path(__file__).parents[1] / "docs" / "figures"
+ROOT = Path(__file__).parents[1]
+FIGURES = ROOT / "docs" / "figures"
 DENSITY = 0.1
 
 
@@ -99,6 +99,13 @@ def draw(traces: dict[str, list[tuple[float, float]]], start: float, dense: floa
     figure.savefig(path)
 
 
+def refresh(page: Path, script: str, lines: list[str]) -> None:
+    """Replace the table that a page shows between two marks."""
+    mark = f"<!-- benchmarks/{script}.py -->"
+    before, _, after = page.read_text(encoding="utf-8").split(mark)
+    page.write_text("\n".join((before + mark, *lines, mark + after)), encoding="utf-8")
+
+
 def main() -> None:
     """Run what was asked for and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -145,7 +152,7 @@ def main() -> None:
             "iCBS by stages (default)": trace(task, ICBS(), chosen.seconds, "100000steps"),
         }
         draw(traces, start, floor, FIGURES / "garment.svg")
-        (FIGURES / "garment.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        refresh(ROOT / "README.md", "garment", lines)
         (FIGURES / "garment.json").write_text(json.dumps({"runs": found, "traces": traces}, indent=1) + "\n")
 
 

@@ -3,14 +3,14 @@
     SECATEUR_ASSETS=... python benchmarks/settings.py [--seconds 15] [--seeds 2] [--write]
 
 The Garment Classifier at density 0.1 in every layer, all settings one after the other in one
-process. With --write the table replaces docs/figures/settings.md.
+process. With --write the table replaces that of docs/method.md.
 """
 
 import argparse
 import sys
 from dataclasses import replace
 
-from garment import FIGURES, assets, measure, row
+from garment import ROOT, assets, measure, refresh, row
 
 from secateur import ICBS, Classification, SecateurError
 from secateur.curvature import EmpiricalFisher, Fisher
@@ -60,7 +60,7 @@ def main() -> None:
         lines.append(row(name, runs))
         print(lines[-1], flush=True)
     if chosen.write:
-        (FIGURES / "settings.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        refresh(ROOT / "docs" / "method.md", "settings", lines)
 
 
 if __name__ == "__main__":

@@ -256,6 +256,9 @@ def test_a_run_of_another_model_or_other_settings_is_refused(tmp_path):
     other = networks.mlp(seed=9, samples=200)
     with pytest.raises(SecateurError, match="made with another model"):
         prune(other.model, other.task, STAGES, density=0.5, out=tmp_path / "run", resume=True)
+    ours = networks.mlp(samples=200)
+    with pytest.raises(SecateurError, match="made with another data set"):
+        prune(ours.model, other.task, STAGES, density=0.5, out=tmp_path / "run", resume=True)
     with pytest.raises(SecateurError, match="made with another setting"):
         go(tmp_path / "run", replace(STAGES, init=Gradient()), resume=True)
 

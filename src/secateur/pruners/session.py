@@ -137,15 +137,24 @@ def keep_best(scores: dict[str, Tensor], budget: Budget) -> Mask:
     Returns:
         The mask.
     """
-    flat = torch.cat([s.reshape(-1) for s in scores.values()])
-    groups = torch.cat(
-        [budget.groups(n, torch.arange(s.numel(), device=s.device)) for n, s in scores.items()]
-    )
-    order = flat.argsort(descending=True, stable=True)
+    kept: dict[str, Tensor] = {}
+    # Layers compete only where the budget is global: elsewhere one at a time needs less memory.
+    for names in [tuple(scores)] if budget.grouping == "global" else [(name,) for name in scores]:
+        flat = torch.cat([scores[n].reshape(-1) for n in names])
+        groups = torch.cat(
+            [budget.groups(n, torch.arange(scores[n].numel(), device=flat.device)) for n in names]
+        )
+        pieces = _best(flat, groups, budget.kept.to(flat.device)).split([scores[n].numel() for n in names])
+        kept |= {n: p.reshape(scores[n].shape) for n, p in zip(names, pieces, strict=True)}
+    return Mask(kept)
+
+
+def _best(scores: Tensor, groups: Tensor, counts: Tensor) -> Tensor:
+    """Mark the highest scores of each group, ties by position."""
+    order = scores.argsort(descending=True, stable=True)
     order = order[groups[order].argsort(stable=True)]
-    sorted_groups = groups[order]
-    ranks = torch.arange(flat.numel(), device=flat.device) - torch.searchsorted(sorted_groups, sorted_groups)
-    kept = torch.zeros_like(flat, dtype=torch.bool)
-    kept[order] = ranks < budget.kept.to(flat.device)[sorted_groups]
-    pieces = kept.split([s.numel() for s in scores.values()])
-    return Mask({n: p.reshape(s.shape) for (n, s), p in zip(scores.items(), pieces, strict=True)})
+    ascending = groups[order]
+    ranks = torch.arange(scores.numel(), device=scores.device) - torch.searchsorted(ascending, ascending)
+    kept = torch.zeros_like(scores, dtype=torch.bool)
+    kept[order] = ranks < counts[ascending]
+    return kept

@@ -1,5 +1,6 @@
 """Prune a network: the one function that Python users call, and that the command line calls."""
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+import torch
 from torch import nn
 
 from secateur.allocation import Global, Uniform
@@ -107,6 +109,7 @@ def prune(
         limit = pruner.default_limit
     identity = {
         "model": network.fingerprint(),
+        "data set": _data_digest(task),
         "settings": f"{pruner!r} density={density} {allocation!r} {groups} seed={seed} "
         f"samples={task.size('calibration')}",
     }
@@ -118,6 +121,17 @@ def prune(
     drive = _Drive(session, pruner, density, limit, folder, identity, tuple(listeners), stop)
     with network.restored_on_failure():
         return drive.run(save_model)
+
+
+def _data_digest(task: Task) -> str:
+    """Digest a few calibration samples, to tell these data from others."""
+    few = torch.arange(min(100, task.size("calibration")))
+    batch = task.batch("calibration", few, torch.device("cpu"))
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (batch.inputs, batch.targets):
+        if isinstance(part, torch.Tensor):
+            digest.update(part.contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 class _Drive:
