@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from secateur.allocation import ERK, Global, SpareOutput, Uniform
 from secateur.core.budget import Budget, as_grouping
 from secateur.core.errors import SecateurError
-from secateur.core.parts import relative_rank
+from secateur.core.score import relative_rank
 from secateur.core.seeds import generator
 from secateur.core.tape import LayerTape
 from secateur.pruners.session import keep_best

@@ -9,7 +9,7 @@ from secateur.capture import capture
 from secateur.core.block import Block
 from secateur.core.errors import SecateurError
 from secateur.core.layer import find_layers
-from secateur.core.parts import QuadraticModel
+from secateur.core.quadratic import QuadraticModel
 from secateur.core.seeds import generator
 from secateur.curvature import EmpiricalFisher, Fisher, GaussNewton, Hessian, MeanGradient
 from secateur.testing import networks, oracles

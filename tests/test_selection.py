@@ -6,10 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.core.budget import Budget
+from secateur.core.curvature import Linearisation
 from secateur.core.errors import SecateurError
 from secateur.core.mask import Mask
-from secateur.core.parts import LayerView, Linearisation, QuadraticModel
+from secateur.core.quadratic import QuadraticModel
 from secateur.core.seeds import generator
+from secateur.core.selector import LayerView
 from secateur.core.tape import LayerTape
 from secateur.scores import Magnitude
 from secateur.selection import (

@@ -7,8 +7,8 @@ from secateur.capture import capture
 from secateur.core.block import Block
 from secateur.core.errors import SecateurError
 from secateur.core.layer import find_layers
-from secateur.core.parts import Signal
 from secateur.core.seeds import generator
+from secateur.core.signal import Signal
 from secateur.curvature import EmpiricalFisher, Fisher, GaussNewton
 from secateur.testing import networks, oracles
 

@@ -13,7 +13,7 @@ from secateur.core.block import Block
 from secateur.core.errors import SecateurError
 from secateur.core.layer import Layer
 from secateur.core.modes import evaluating
-from secateur.core.parts import Signal
+from secateur.core.signal import Signal
 from secateur.core.tape import LayerTape, Tape
 from secateur.core.task import Batch, Task
 

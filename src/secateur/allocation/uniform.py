@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from secateur.core.allocation import Allocation
 from secateur.core.budget import Budget, Grouping
 from secateur.core.errors import SecateurError
-from secateur.core.parts import Allocation
 from secateur.core.registry import register
 
 

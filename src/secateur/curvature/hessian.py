@@ -8,8 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from secateur.core.block import Block
-from secateur.core.parts import Curvature, Linearisation, QuadraticModel, Signal
+from secateur.core.curvature import Curvature, Linearisation
+from secateur.core.quadratic import QuadraticModel
 from secateur.core.registry import register
+from secateur.core.signal import Signal
 from secateur.core.tape import Tape
 
 

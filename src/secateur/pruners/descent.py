@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from secateur.core.block import Block
+from secateur.core.curvature import Linearisation
 from secateur.core.errors import SecateurError
 from secateur.core.mask import Mask
-from secateur.core.parts import LayerOrder, LayerView, Linearisation, QuadraticModel, Selector
+from secateur.core.quadratic import QuadraticModel
 from secateur.core.seeds import derive_seed, generator
+from secateur.core.selector import LayerOrder, LayerView, Selector
 from secateur.core.solver import Solver
 from secateur.core.tape import Tape
 from secateur.pruners.session import Session

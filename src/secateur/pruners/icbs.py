@@ -5,11 +5,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from secateur.core.curvature import Curvature
 from secateur.core.limit import Limit
 from secateur.core.mask import Mask
-from secateur.core.parts import Curvature, LayerOrder, Score, Selector
 from secateur.core.problem import BlockProblem
 from secateur.core.registry import register
+from secateur.core.score import Score
+from secateur.core.selector import LayerOrder, Selector
 from secateur.core.solver import Solver
 from secateur.core.task import Batch
 from secateur.curvature import EmpiricalFisher, Fisher

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from secateur.core.errors import SecateurError
-from secateur.core.parts import Score
 from secateur.core.registry import register
+from secateur.core.score import Score
 from secateur.pruners.batches import Batches
 from secateur.pruners.pruner import Outcome, Pruner, State
 from secateur.pruners.session import Session

@@ -12,8 +12,9 @@ from secateur.capture import capture
 from secateur.core.budget import Budget
 from secateur.core.mask import Mask
 from secateur.core.modes import evaluating
-from secateur.core.parts import Score, Signal
+from secateur.core.score import Score
 from secateur.core.seeds import generator
+from secateur.core.signal import Signal
 from secateur.core.tape import Tape
 from secateur.core.task import Batch, Task
 from secateur.pruners.network import Network

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from secateur.allocation import Uniform
+from secateur.core.allocation import Allocation
 from secateur.core.budget import Grouping
 from secateur.core.errors import SecateurError
 from secateur.core.limit import Limit
-from secateur.core.parts import Allocation
 from secateur.models import Model
 from secateur.pruners.pruner import Pruner
 from secateur.recipes import build as _build  # enters every part into the registry

@@ -146,7 +146,7 @@ class RunFolder:
             save_file(state.tensors(), str(temporary), header)
 
     def load_state(self, device: Any) -> tuple[State, dict[str, Any]] | None:
-        """Read the checkpoint and cut the log off where it was written.
+        """Read the checkpoint.
 
         Args:
             device: where the state's tensors go.
@@ -159,7 +159,6 @@ class RunFolder:
         """
         path = self.path / STATE
         if not path.exists():
-            (self.path / EVENTS).write_text("")
             return None
         try:
             with safe_open(str(path), framework="pt") as file:
@@ -172,9 +171,16 @@ class RunFolder:
                 f"the checkpoint '{path}' is damaged and cannot be resumed: start again with another run "
                 "folder."
             ) from error
-        with (self.path / EVENTS).open("r+b") as log:
-            log.truncate(min(facts["log_size"], self.log_size()))
         return state, facts
+
+    def cut_log(self, size: int) -> None:
+        """Drop what was logged after a checkpoint: a resumed run logs it again.
+
+        Args:
+            size: the log's length at the checkpoint, bytes.
+        """
+        with (self.path / EVENTS).open("r+b") as log:
+            log.truncate(min(size, self.log_size()))
 
     def save_mask(self, mask: Mask) -> None:
         """Replace the mask file as a whole.

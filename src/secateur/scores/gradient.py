@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from secateur.core.parts import Score, Signal
 from secateur.core.registry import register
+from secateur.core.score import Score
+from secateur.core.signal import Signal
 from secateur.core.tape import LayerTape
 
 

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from secateur.core.parts import Score
 from secateur.core.registry import register
+from secateur.core.score import Score
 from secateur.core.tape import LayerTape
 
 

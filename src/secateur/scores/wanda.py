@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from secateur.core.budget import Grouping
-from secateur.core.parts import Score, Signal
 from secateur.core.registry import register
+from secateur.core.score import Score
+from secateur.core.signal import Signal
 from secateur.core.tape import LayerTape
 
 

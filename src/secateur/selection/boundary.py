@@ -6,8 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from secateur.core.parts import LayerView, Score, Selector, Signal
 from secateur.core.registry import register
+from secateur.core.score import Score
+from secateur.core.selector import LayerView, Selector
+from secateur.core.signal import Signal
 
 
 @register("selector", "boundary")

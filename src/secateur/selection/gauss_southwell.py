@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from secateur.core.parts import LayerView, Selector, Signal
 from secateur.core.registry import register
+from secateur.core.selector import LayerView, Selector
+from secateur.core.signal import Signal
 
 
 @register("selector", "gauss-southwell")

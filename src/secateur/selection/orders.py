@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from secateur.core.parts import LayerOrder
 from secateur.core.registry import register
+from secateur.core.selector import LayerOrder
 
 
 @register("order", "log-size")

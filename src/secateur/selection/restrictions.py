@@ -7,8 +7,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from secateur.core.errors import SecateurError
-from secateur.core.parts import LayerView, Selector, Signal
 from secateur.core.registry import register
+from secateur.core.selector import LayerView, Selector
+from secateur.core.signal import Signal
 
 
 @register("selector", "fixed")

@@ -1,0 +1,77 @@
+"""The abstract score."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from secateur.core.budget import Grouping
+from secateur.core.signal import Signal
+from secateur.core.tape import LayerTape
+
+
+@dataclass(frozen=True)
+class Score(ABC):
+    """Says how much each weight is worth keeping.
+
+    Attributes:
+        ranking: ``"global"`` compares raw scores; ``"layer"``, ``"output"`` and ``"input"``
+            replace each score by its relative rank, in (0, 1], within its layer, output row
+            or input column, so that a threshold spares the same fraction of each.
+    """
+
+    part_name: ClassVar[str] = "score"
+    needs: ClassVar[frozenset[Signal]] = frozenset()
+    ranking: Grouping = "global"
+
+    @abstractmethod
+    def raw(
+        self, weight: Float[Tensor, "o i"], tape: LayerTape | None, generator: torch.Generator
+    ) -> Float[Tensor, "o i"]:
+        """Score a layer's weights, before any ranking.
+
+        Args:
+            weight: the reference weights.
+            tape: the layer's records, if the score needs any.
+            generator: where randomness comes from.
+
+        Returns:
+            Scores; higher = more worth keeping.
+        """
+
+    def __call__(
+        self, weight: Float[Tensor, "o i"], tape: LayerTape | None, generator: torch.Generator
+    ) -> Float[Tensor, "o i"]:
+        """Score a layer's weights and rank them as `ranking` says.
+
+        Args:
+            weight: the reference weights.
+            tape: the layer's records, if the score needs any.
+            generator: where randomness comes from.
+
+        Returns:
+            Scores; higher = more worth keeping.
+        """
+        return relative_rank(self.raw(weight, tape, generator), self.ranking)
+
+
+def relative_rank(scores: Float[Tensor, "o i"], ranking: Grouping) -> Float[Tensor, "o i"]:
+    """Replace scores by ranks within groups, ties by position.
+
+    Args:
+        scores: raw scores.
+        ranking: the groups; ``"global"`` leaves the scores as they are.
+
+    Returns:
+        Ranks divided by the group's size, in (0, 1].
+    """
+    if ranking == "global":
+        return scores
+    shaped = {"layer": scores.reshape(1, -1), "output": scores, "input": scores.T}[ranking]
+    order = shaped.argsort(dim=1, stable=True)
+    places = torch.arange(1, shaped.shape[1] + 1, device=scores.device, dtype=scores.dtype) / shaped.shape[1]
+    ranks = torch.empty_like(shaped).scatter_(1, order, places.expand_as(shaped))
+    return {"layer": ranks.reshape(scores.shape), "output": ranks, "input": ranks.T}[ranking]

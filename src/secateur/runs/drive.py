@@ -1,0 +1,262 @@
+"""One run from start to report: the loop, the clock, the log and the checkpoints."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from secateur.core.errors import SecateurError
+from secateur.core.events import Evaluated, Event, Finished, Noticed, Started, Stepped
+from secateur.core.limit import Limit
+from secateur.core.mask import Mask
+from secateur.evaluation import evaluate
+from secateur.export import save_checkpoint
+from secateur.pruners import Outcome, Pruner, Session, State
+from secateur.runs.clock import Clock
+from secateur.runs.folder import REPORT, RunFolder
+from secateur.runs.report import build_report
+
+Listener = Callable[[Event], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a run gave.
+
+    Attributes:
+        model: the model that was given, now pruned.
+        mask: what is kept.
+        report: the figures, as in report.json.
+        folder: the run folder, None where none was written.
+    """
+
+    model: nn.Module
+    mask: Mask
+    report: dict[str, Any]
+    folder: Path | None
+
+
+@dataclass(eq=False)
+class Drive:
+    """One run from start to report: the loop, the clock, the log and the checkpoints.
+
+    Attributes:
+        session: what the pruner works with.
+        pruner: the method.
+        density: what was asked for.
+        limit: how long the run may take.
+        folder: the run folder, None where none is written.
+        identity: digests of what a resumed run must share with the one it goes on with.
+        listeners: called with every event.
+        stop: asked between steps whether to stop there.
+    """
+
+    session: Session
+    pruner: Pruner
+    density: float
+    limit: Limit
+    folder: RunFolder | None
+    identity: dict[str, str]
+    listeners: tuple[Listener, ...]
+    stop: Callable[[], bool]
+    evaluation: dict[str, dict[str, float]] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Give the session its clock and its voice."""
+        self.clock = Clock(self.limit)
+        self._compiling = 0.0
+        self._saved_at, self._save_seconds = -1.0, 0.0
+        self.session.out_of_time = lambda seconds: self.clock.lacks(seconds)
+        self.session.notice = self.notice
+
+    def run(self, save_model: bool) -> Run:
+        """Warm up, start or resume, step until done, and report.
+
+        Args:
+            save_model: write the pruned checkpoint, too.
+
+        Returns:
+            The run.
+        """
+        self._warm_up()
+        state = self._resume()
+        if state is None:
+            self.clock = Clock(self.limit)  # compiling does not count
+            state = self._start()
+        reason, state = self._loop(state)
+        return self._finish(state, reason, save_model)
+
+    def emit(self, event: Event) -> None:
+        """Log an event and tell the listeners."""
+        if self.folder is not None:
+            self.folder.append(event)
+        for listener in self.listeners:
+            listener(event)
+
+    def notice(self, message: str) -> None:
+        """Tell the user something, once."""
+        if message not in self.notices:
+            self.notices.append(message)
+            self.emit(Noticed(self.clock.elapsed, message))
+
+    def _warm_up(self) -> None:
+        begin = time.perf_counter()
+        self.pruner.warm_up()
+        self._compiling = time.perf_counter() - begin
+
+    def _started(self, step: int) -> None:
+        self.emit(
+            Started(
+                self.clock.elapsed,
+                step,
+                self.session.network.shapes,
+                self.density,
+                self.session.seed,
+                self.clock.limit.seconds,
+                self.clock.limit.steps,
+            )
+        )
+        if not self.session.task.disjoint:
+            self.notice(
+                "calibration and evaluation share samples: the reported numbers flatter the mask; "
+                "give separate evaluation data."
+            )
+        if self._compiling > 1:
+            self.notice(
+                f"compiling the solver took {self._compiling:.1f} s, which the budget does not count; "
+                "it is done once on a machine."
+            )
+
+    def _start(self) -> State:
+        """Evaluate the dense model, draw the one-shot mask, evaluate that."""
+        self._started(0)
+        network = self.session.network
+        self._evaluate("dense")
+        state = self.pruner.start(self.session)
+        if not self.session.budget.is_met_by(state.mask):
+            raise SecateurError(
+                "the one-shot mask does not meet the budget: this is a bug, please report it."
+            )
+        network.write(state.mask)
+        self._evaluate("start")
+        self._save(state, force=True)
+        return state
+
+    def _resume(self) -> State | None:
+        """Take up the checkpoint, if the folder has one of this very run."""
+        if self.folder is None:
+            return None
+        found = self.folder.load_state(self.session.network.device)
+        if found is None:
+            self.folder.cut_log(0)
+            return None
+        state, facts = found
+        for what, ours in self.identity.items():
+            if facts["identity"].get(what) != ours:
+                raise SecateurError(
+                    f"the run in '{self.folder.path}' was made with another {what.removesuffix('s')}: resume "
+                    "it with the model and the settings it was started with, or choose another run folder."
+                )
+        self.folder.cut_log(facts["log_size"])
+        self.clock = Clock(self.limit, facts["elapsed"])
+        self.session.seconds.update(facts["seconds"])
+        self.evaluation, self.notices = facts["evaluation"], facts["notices"]
+        self.clock.reserve = facts["reserve"]
+        self.session.network.write(state.mask)
+        self._started(state.step)
+        return state
+
+    def _loop(self, state: State) -> tuple[str, State]:
+        """Step until nothing is left to do, the budget is spent, or the user says stop."""
+        steps, longest = self.clock.limit.steps, 0.0
+        if state.done and state.step == 0:
+            return "complete", state
+        while not state.done:
+            if self.stop():
+                return "interrupted", state
+            if (steps is not None and state.step >= steps) or self.clock.lacks(longest):
+                return "budget", state
+            before = self.session.seconds.copy()
+            state, outcome = self.pruner.step(self.session, state)
+            spent = {name: s - before.get(name, 0.0) for name, s in self.session.seconds.items()}
+            # A stage ends early when time runs out, but it cannot do without its passes.
+            longest = max(longest, 1.5 * (spent["capture"] + spent["evaluate"]))
+            self._log_step(state, outcome, spent)
+            self._save(state)
+        return "converged", state
+
+    def _log_step(self, state: State, outcome: Outcome, spent: dict[str, float]) -> None:
+        if not self.session.budget.is_met_by(state.mask):
+            raise SecateurError(f"step {state.step} broke the budget: this is a bug, please report it.")
+        self.emit(
+            Stepped(
+                elapsed=self.clock.elapsed,
+                step=state.step,
+                predicted=outcome.predicted,
+                measured=outcome.measured,
+                loss=outcome.loss,
+                guard=outcome.guard,
+                density=state.mask.density,
+                flips=sum(outcome.flips.values()),
+                blocks=outcome.blocks,
+                samples=outcome.samples,
+                ridge=outcome.ridge,
+                accepted=outcome.accepted,
+                layers=outcome.flips,
+                seconds=spent,
+                remaining=self.clock.remaining,
+            )
+        )
+
+    def _save(self, state: State, force: bool = False) -> None:
+        """Write a checkpoint, unless writing them would take more than a twentieth of the time."""
+        if self.folder is None or (not force and time.monotonic() - self._saved_at < 20 * self._save_seconds):
+            return
+        begin = time.monotonic()
+        facts = {
+            "identity": self.identity,
+            "elapsed": self.clock.elapsed,
+            "seconds": self.session.seconds,
+            "evaluation": self.evaluation,
+            "notices": self.notices,
+            "reserve": self.clock.reserve,
+            "log_size": self.folder.log_size(),
+        }
+        self.folder.save_state(state, facts)
+        self._saved_at = time.monotonic()
+        self._save_seconds = self._saved_at - begin
+
+    def _evaluate(self, subject: str) -> None:
+        with self.session.timed("evaluate"):
+            found = evaluate(self.session.network.model, self.session.task)
+        metrics = {name: value for name, value in found.items() if name not in ("samples", "seconds")}
+        self.evaluation[subject] = metrics
+        # The last evaluation and the report must still fit into the budget.
+        self.clock.reserve = max(self.clock.reserve, 1.5 * found["seconds"] + 0.2)
+        self.emit(Evaluated(self.clock.elapsed, subject, metrics, int(found["samples"]), found["seconds"]))
+
+    def _finish(self, state: State, reason: str, save_model: bool) -> Run:
+        """Write the best mask to the model, verify it, evaluate, and report."""
+        network, mask = self.session.network, state.best
+        network.write(mask)
+        if not self.session.budget.is_met_by(mask):
+            raise SecateurError("the mask found does not meet the budget: this is a bug, please report it.")
+        self._evaluate("pruned")
+        self._save(state, force=True)
+        flips = mask.flips(state.start)
+        mask = Mask(mask.layers, {"seed": str(self.session.seed), "density": str(self.density)})
+        report = build_report(
+            self.session, self.pruner, mask, self.density, self.evaluation, self.notices,
+            seconds=self.clock.elapsed, flips=flips, steps=state.step, reason=reason,
+        )  # fmt: skip
+        if self.folder is not None:
+            self.folder.save_mask(mask)
+            if save_model:
+                save_checkpoint(network.model, self.folder.path / "model.safetensors", mask=mask)
+            self.folder.write_json(REPORT, report)
+        self.emit(Finished(self.clock.elapsed, state.step, reason, flips))
+        return Run(network.model, mask, report, self.folder.path if self.folder else None)
