@@ -77,6 +77,7 @@ def test_spare_output_keeps_the_last_layer_dense():
         (lambda: Uniform().budget(SHAPES, 0.01, "output"), "raise the density to at least"),
         (lambda: Uniform().budget({"a": (5, 2)}, 0.9, "output"), "prunes nothing"),
         (lambda: Uniform().budget({"a": (2, 2)}, 0.01, "global"), "keeps none"),
+        (lambda: ERK().budget(SHAPES, 0.5, "global"), "unequal densities means nothing"),
         (lambda: as_grouping("outputs"), "did you mean 'output'"),
     ],
 )
@@ -101,6 +102,32 @@ def test_relative_ranks_are_a_permutation_in_each_group(ranking):
     for ranked, row in zip(grouped, raw, strict=True):
         torch.testing.assert_close(ranked.sort()[0], expected)
         assert torch.equal(ranked.argsort(), row.argsort())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_ranks_are_distinct_however_coarse_the_scores(dtype):
+    scores = torch.randn(2, 4096).to(dtype)
+    for ranking in ("output", "layer"):
+        ranks = relative_rank(scores, ranking)
+        assert ranks.dtype == torch.float64
+        for row in [ranks.reshape(-1)] if ranking == "layer" else ranks:
+            assert row.unique().numel() == row.numel()
+            assert row.max() == 1
+
+
+@pytest.mark.parametrize("grouping", GROUPINGS)
+def test_the_best_of_each_group_are_kept_ties_by_position(grouping):
+    budget = Uniform().budget(SHAPES, 0.5, grouping)
+    scores = {n: torch.randint(0, 3, s, generator=generator(1, n)).float() for n, s in SHAPES.items()}
+    mask = keep_best(scores, budget)
+    ids = torch.cat([budget.groups(n, torch.arange(o * i)) for n, (o, i) in SHAPES.items()])
+    flat = torch.cat([s.reshape(-1) for s in scores.values()])
+    kept = torch.cat([m.reshape(-1) for m in mask.values()])
+    for group, count in enumerate(budget.kept.tolist()):
+        members = (ids == group).nonzero().squeeze(1)
+        best = members[flat[members].argsort(descending=True, stable=True)[:count]]
+        assert torch.equal(members[kept[members]], best.sort()[0])
+    assert all(m.is_contiguous() for m in mask.values())  # descents write through flat views
 
 
 def test_scores_are_their_formulas():

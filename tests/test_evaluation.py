@@ -12,7 +12,7 @@ from secateur.core.mask import Mask
 from secateur.evaluation import cautions, compare, evaluate, sparsity
 from secateur.models import GarmentClassifier
 from secateur.tasks import Classification, Idx
-from secateur.testing.networks import NETWORKS, mlp, shared_weight
+from secateur.testing.networks import NETWORKS, caching, mlp, shared_weight
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -36,6 +36,14 @@ def test_the_size_of_a_batch_changes_nothing() -> None:
     assert found[1]["accuracy"] == found[2]["accuracy"]
     with pytest.raises(SecateurError, match="batch_size is 0"):
         evaluate(network.model, network.task, batch_size=0)
+
+
+def test_what_a_model_keeps_from_an_evaluation_can_be_differentiated_through() -> None:
+    network = caching()
+    evaluate(network.model, network.task)
+    inputs = network.task.samples.evaluation.inputs
+    network.model(inputs).sum().backward()
+    assert network.model.get_submodule("first").get_parameter("weight").grad is not None
 
 
 def test_each_module_gets_its_mode_back() -> None:

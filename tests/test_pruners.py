@@ -26,7 +26,12 @@ from secateur.selection import (
 from secateur.solvers import Greedy, Swaps
 from secateur.testing import networks
 
-SMALL = ICBS(solver=Swaps(), stage=Stage(blocks=6, block_size=16), batches=Batches(size=32))
+SMALL = ICBS(
+    solver=Swaps(),
+    stage=Stage(blocks=6, block_size=16, multiplier=1.0),
+    batches=Batches(size=32),
+    trust=Trust(fraction=1.0),  # else these small networks allow two flips a stage
+)
 STEPWISE = replace(
     ICBS.published(), solver=Swaps(), stage=Stage(1, 16, 8, 0.75), batches=Batches(20, guard=0)
 )
@@ -152,10 +157,16 @@ def test_where_everything_is_fixed_nothing_changes_and_the_run_says_so(selector)
 @pytest.mark.parametrize(("size", "pruned"), [(8, 0), (8, 8), (10_000, None), (2, 1), (1, 1)])
 def test_extreme_blocks(size, pruned):
     net = networks.mlp()
-    run = prune(
-        net.model, net.task, replace(SMALL, stage=Stage(3, size, pruned)), density=0.5, budget="2steps"
-    )
-    assert run.mask.density == pytest.approx(0.5, abs=0.01)
+    session, state = start_of(replace(SMALL, stage=Stage(3, size, pruned)), net)
+    after, outcome = replace(SMALL, stage=Stage(3, size, pruned)).step(session, state)
+    assert session.budget.is_met_by(after.mask)
+    in_blocks = sum(int((stamps > 0).sum()) for stamps in after.stamps.values())
+    total = sum(mask.numel() for mask in after.mask.values())
+    if pruned in (0, size):  # nothing to exchange with
+        assert (in_blocks, after.mask.flips(state.mask)) == (0, 0)
+    else:
+        assert in_blocks == total if size > total else 0 < in_blocks <= 3 * size
+        assert outcome.predicted < 0 or size == 2
 
 
 def trained_digits() -> tuple[nn.Module, Classification]:
@@ -238,6 +249,8 @@ def test_trust_follows_predicted_against_measured():
     assert trust.judge(region, -1.0, -0.9, 10).ridge < region.ridge
     assert trust.judge(region, -1.0, -0.1, 10).flips == 5
     assert trust.judge(region, -1.0, 0.1, 10).flips == 2
+    assert trust.judge(region, 0.0, 0.0, 0).ridge < region.ridge
+    assert trust.judge(region, -1.0, float("nan"), 10).flips == 2
     fixed = Trust(adapt=False)
     assert fixed.judge(fixed.start(1000), -1.0, 5.0, 10) == fixed.start(1000)
 
@@ -265,6 +278,8 @@ def test_batches_cover_an_epoch_without_repetition():
         (lambda: Batches(guard=-1), "cannot be negative"),
         (lambda: Stage(blocks=0), "at least one block"),
         (lambda: Stage(block_size=8, pruned=9), "between 0 and block_size"),
+        (lambda: Stage(multiplier=0.0), "must be positive"),
+        (lambda: Batches(largest=0), "largest batch"),
         (lambda: Trust(ridge=-1.0), "cannot be negative"),
         (lambda: Trust(fraction=0.0), r"\(0, 1\]"),
         (lambda: Trust(poor=0.9), "poor < good"),
@@ -273,6 +288,33 @@ def test_batches_cover_an_epoch_without_repetition():
 def test_settings_out_of_range_are_refused(build, words):
     with pytest.raises(SecateurError, match=words):
         build()
+
+
+def test_a_small_region_leaves_something_of_both_sides():
+    assert Stage(4, 100, 10).shape(3) == (3, 1)
+    assert Stage(4, 100, 90).shape(3) == (3, 2)
+    assert Stage(4, 100, 0).shape(3) == (3, 0)
+    assert Stage(4, 100, 100).shape(3) == (3, 3)
+    assert Stage(4, 100).shape(1000) == (100, 50)
+
+
+@pytest.mark.parametrize("guard", [None, 0])
+@pytest.mark.parametrize("samples", [4, 200])
+def test_a_run_without_a_budget_ends(guard, samples):
+    """Four samples leave none for a guard set; with and without one, nothing goes on for ever."""
+    net = networks.mlp(samples=samples + samples // 4)
+    run = prune(net.model, net.task, replace(SMALL, batches=Batches(guard=guard)), density=0.5)
+    assert run.report["reason"] == "converged"
+    assert run.report["steps"] < 300
+
+
+def test_a_ridge_far_too_large_is_relaxed():
+    net = networks.mlp(samples=200)
+    session, state = start_of(replace(SMALL, trust=Trust(ridge=1e4, fraction=1.0)), net)
+    for _ in range(8):
+        state, outcome = SMALL.step(session, state)
+    assert state.mask.flips(state.start) > 0
+    assert outcome.ridge < 1.0
 
 
 def test_limits_are_read():

@@ -10,10 +10,11 @@ from secateur.core.curvature import Linearisation
 from secateur.core.errors import SecateurError
 from secateur.core.mask import Mask
 from secateur.core.quadratic import QuadraticModel
+from secateur.core.ranks import mark_best
 from secateur.core.seeds import generator
 from secateur.core.selector import LayerView
 from secateur.core.tape import LayerTape
-from secateur.scores import Magnitude
+from secateur.scores import Gradient, Magnitude
 from secateur.selection import (
     AllLayers,
     Boundary,
@@ -115,6 +116,71 @@ def test_blocks_hold_no_weight_twice_none_forbidden_and_none_alone(seed, groupin
             assert all(len(open_groups[g]) == 2 for g in limits.groups(name, index).tolist())
 
 
+def slow_rule(gains, mask, limits, size, pruned):
+    """Rank whole groups, one weight at a time; give the block's positions and its promise."""
+    ranked = ({}, {})
+    for at, (name, gain) in enumerate(gains.items()):
+        for position, (value, kept) in enumerate(
+            zip(gain.reshape(-1).tolist(), mask[name].reshape(-1).tolist(), strict=True)
+        ):
+            if value > -float("inf"):
+                group = int(limits.groups(name, torch.tensor([position])))
+                ranked[kept].setdefault(group, []).append((-value, at, position))
+    for side in ranked:
+        for members in side.values():
+            members.sort()
+    chosen, promise = {name: [] for name in gains}, 0.0
+    for kept, most in ((False, pruned), (True, size - pruned)):
+        side, other = ranked[kept], ranked[not kept]
+        worths = [
+            (member[0] + other[group][min(rank, len(other[group]) - 1)][0], group, rank, *member[1:])
+            for group, members in side.items()
+            if group in other
+            for rank, member in enumerate(members)
+        ]
+        taken = sorted(worths)[:most]
+        for _, _, _, at, position in taken:
+            chosen[list(gains)[at]].append(position)
+        if not kept:
+            promise = sum(max(-worth, 0.0) for worth, *_ in taken[: min(pruned, size - pruned)])
+    return {name: sorted(index) for name, index in chosen.items() if index}, promise
+
+
+@pytest.mark.parametrize("grouping", ["layer", "output", "input", "global"])
+@given(
+    seed=st.integers(0, 9999),
+    shapes=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 40)), min_size=1, max_size=3),
+    turned=st.booleans(),
+    levels=st.sampled_from([1, 3, 1000]),
+    size=st.integers(2, 60),
+    share=st.floats(0, 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_pairs_follow_the_slow_rule(grouping, seed, shapes, turned, levels, size, share):
+    draw = generator(seed, "gains")
+    shapes = {f"l{at}": shape[::-1] if turned else shape for at, shape in enumerate(shapes)}
+    # Whole numbers, so that ties abound where there are few levels and sums are exact.
+    gains = {n: torch.randint(-levels, levels, s, generator=draw).float() for n, s in shapes.items()}
+    for gain in gains.values():
+        # One group may hold all that is good, so that it must be looked at to the bottom.
+        gain[torch.rand(gain.shape, generator=draw) < 0.1] = -torch.inf
+        gain[0] += 500 * (seed % 2)
+    mask = Mask({n: torch.rand(s, generator=draw) > 0.4 for n, s in shapes.items()})
+    limits = Budget(grouping, shapes, torch.zeros(1, dtype=torch.int64))
+    pruned = min(max(round(share * size), 1), size - 1)
+    pick = pick_pairs(gains, mask, limits, size, pruned)
+    block, promise = slow_rule(gains, mask, limits, size, pruned)
+    assert {n: index.tolist() for n, index in pick.block.indices.items()} == block
+    assert pick.promise == promise
+
+
+@pytest.mark.parametrize("grouping", ["layer", "output", "input", "global"])
+@pytest.mark.parametrize("pruned", [0, 4])
+def test_a_block_of_one_side_is_empty(grouping, pruned):
+    mask = Mask({"a": torch.eye(4, 6) > 0})
+    assert pick_pairs({"a": torch.ones(4, 6)}, mask, budget(grouping), 4, pruned).block.size == 0
+
+
 def test_pairs_prefer_groups_in_which_both_sides_promise():
     # Row 0 has the best single gain but a hopeless partner; row 1 a good pair.
     gains = {"a": torch.tensor([[9.0, -50.0], [3.0, 3.0]])}
@@ -130,6 +196,12 @@ def test_boundary_prefers_high_pruned_and_low_kept_scores():
     mask = torch.tensor([[False, False], [True, True]])
     gain = Boundary(Magnitude()).gain(view(mask, weight))
     assert gain.tolist() == [[1.0, 2.0], [-3.0, -4.0]]
+
+
+def test_boundary_scores_by_the_gradient_at_the_point_the_stage_has_come_to():
+    weight, mask = torch.tensor([[2.0, 3.0]]), torch.tensor([[False, True]])
+    gain = Boundary(Gradient()).gain(view(mask, weight, gradient=torch.tensor([[5.0, -7.0]])))
+    assert gain.tolist() == [[10.0, -21.0]]
 
 
 def test_gauss_southwell_is_the_decrease_by_a_single_flip():
@@ -182,6 +254,53 @@ def test_oldest_leave_first():
     stamps = torch.tensor([3, 1, 2, 0])
     assert most_recent(stamps, 2).tolist() == [True, False, True, False]
     assert most_recent(stamps, 0).tolist() == [False] * 4
+
+
+@given(
+    seed=st.integers(0, 9999),
+    groups=st.integers(1, 4),
+    width=st.integers(1, 60),
+    levels=st.sampled_from([1, 2, 1000]),
+)
+@settings(max_examples=80, deadline=None)
+def test_the_best_are_those_of_a_stable_sort(seed, groups, width, levels):
+    draw = generator(seed, "values")
+    values = torch.randint(0, levels, (groups, width), generator=draw).float()
+    values[torch.rand(values.shape, generator=draw) < 0.1] = -torch.inf
+    for counts in (
+        torch.randint(0, width + 1, (groups,), generator=draw),
+        torch.full((groups,), int(torch.randint(0, width // 8 + 1, (1,), generator=draw))),
+    ):
+        expected = torch.zeros_like(values, dtype=torch.bool)
+        for row, order in enumerate(values.argsort(dim=1, descending=True, stable=True)):
+            expected[row, order[: counts[row]]] = True
+        assert torch.equal(mark_best(values, counts), expected)
+    assert bool(mark_best(values, width + 1).all())
+    assert not mark_best(values, 0).any()
+
+
+def test_nan_is_best_as_in_a_sort():
+    values = torch.tensor([[1.0, torch.nan, 3.0, torch.nan]])
+    assert mark_best(values, 1).tolist() == [[False, True, False, False]]
+    assert mark_best(values, 3).tolist() == [[False, True, True, True]]
+
+
+def test_of_one_block_lower_positions_are_the_most_recent():
+    stamps = torch.tensor([[1, 2, 2], [2, 0, 1]], dtype=torch.int32)
+    assert most_recent(stamps, 2).tolist() == [[False, True, True], [False, False, False]]
+    assert most_recent(stamps, 6).tolist() == [[True, True, True], [True, False, True]]
+
+
+def test_one_idle_block_ends_a_stage_only_where_the_next_would_be_the_same():
+    for order in (AllLayers(), LargestGain()):
+        assert order.patience(3) == 1
+        assert order.patience(3, remembers=True) == 3
+    assert RoundRobin().patience(3) == LogSize().patience(3) == 3
+    plain = Boundary(Magnitude())
+    assert not Fixed(plain).remembers
+    assert not Tabu(plain, 0.0).remembers
+    assert Tabu(plain).remembers
+    assert Fixed(Tabu(plain)).remembers
 
 
 def test_orders():

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,7 +18,11 @@ from secateur.core.signal import Signal
 from secateur.core.tape import LayerTape, Tape
 from secateur.core.task import Batch, Task
 
+# What a layer was given each time it ran, and where its output is in autograd's graph.
+_Uses = list[tuple[Tensor, GradientEdge | None]]
+
 _ROWS = (Signal.LOSS_ROWS, Signal.SAMPLED_ROWS, Signal.GAUSS_NEWTON_ROWS)
+_HALF = (torch.float16, torch.bfloat16)
 
 
 def capture(
@@ -28,14 +33,25 @@ def capture(
     needs: frozenset[Signal],
     generator: torch.Generator,
     draws: int = 1,
+    *,
+    verify: bool = False,
 ) -> Tape:
     """Record one forward and the necessary backward passes of a batch for every layer.
 
     The layers' inputs and the gradients at their outputs are all that is taken; weight
-    gradients are never formed by autograd, `.grad` is not touched, and the model is in
-    evaluation mode meanwhile. Memory: per sample and position, inputs plus outputs of each
-    layer times the number of rows (1, `draws`, or the number of classes). A layer that is
-    never reached, and a loss that is NaN or infinite, are refused with a `SecateurError`.
+    gradients are not formed by autograd unless it is to be compared with, `.grad` is not
+    touched, and the model is in evaluation mode meanwhile. Half precision is recorded, and
+    summed, in float32. If nothing but inputs is asked for, no backward pass is run, and the
+    tape's gradients are NaN.
+
+    Refused with a `SecateurError` are a layer that is never reached, is run without gradients,
+    does not affect the loss, or has inputs whose first dimension does not count samples; and a
+    loss that is NaN or infinite.
+
+    Memory: the tape itself, which per sample and position has the inputs of each layer and
+    its outputs times the number of rows (1, `draws`, or the number of classes); before the
+    tape has its inputs, autograd's graph has them, and one layer's are there twice at a time.
+    Beside the graph there is one more gradient at the outputs of all layers.
 
     Args:
         model: the network.
@@ -45,118 +61,265 @@ def capture(
         needs: what to record; at most one kind of rows.
         generator: where sampled labels come from, on the CPU.
         draws: labels drawn for each sample, where labels are sampled.
+        verify: whether to check, by one more backward pass, that each layer's gradients follow
+            from its records. They do not where its weight is used outside the layer, or where
+            samples are not the first dimension.
 
     Returns:
         The tape.
 
+    Raises:
+        ValueError: needs has more than one kind of rows.
     """
-    with _recording(model, layers) as records:
-        outputs = task.forward(model, batch)
+    kinds = [signal for signal in _ROWS if signal in needs]
+    if len(kinds) > 1:
+        raise ValueError(f"a tape has one kind of rows, not {len(kinds)}: {[kind.name for kind in kinds]}.")
+    backward = verify or bool(needs - {Signal.INPUTS})
+    with _differentiable(model, layers, backward):
+        with _recording(layers) as records:
+            outputs = task.forward(model, batch)
         losses = task.losses(outputs, batch.targets)
+        size = losses.numel()
         _check(losses, layers, records)
-        edges = [[edge for _, edge in records[layer.name]] for layer in layers]
-        flat = [edge for uses in edges for edge in uses]
-
-        def pull(cotangents: Tensor | None, last: bool) -> list[Tensor]:
-            """Pull output vectors (None: the loss itself) back to the layers' outputs."""
-            root = losses.sum() if cotangents is None else outputs
-            return _gradients(root, flat, cotangents, retain=not last)
-
-        kind = next((signal for signal in _ROWS if signal in needs), None)
-        cotangents = [] if kind is None else _cotangents(kind, task, outputs, generator, draws)
-        loss_rows = pull(None, last=not cotangents)
-        rows = [loss_rows] if kind is Signal.LOSS_ROWS else []
-        rows += [pull(c, last=c is cotangents[-1]) for c in cotangents]
-    size = losses.numel()
-    tapes, at = {}, 0
-    for layer, uses in zip(layers, edges, strict=True):
-        span = slice(at, at + len(uses))
-        at += len(uses)
-        inputs = _feature_major([x for x, _ in records[layer.name]], size)
-        gradient_rows = _feature_major(loss_rows[span], size)
-        gradient = gradient_rows.flatten(1) @ inputs.flatten(1).T / size
-        stacked = [_feature_major(r[span], size) if r is not loss_rows else gradient_rows for r in rows]
-        tapes[layer.name] = LayerTape(inputs, gradient, torch.stack(stacked, 1) if stacked else None)
+        gradients: dict[str, Tensor] = {}
+        rows: dict[str, Tensor] = {}
+        if backward:
+            kind = kinds[0] if kinds else None
+            count, cotangents = _cotangents(kind, task, outputs, generator, draws)
+            found = _pull(losses.sum(), None, records, layers, retain=verify or count > 0)
+            gradients = {n: _weight_gradient(uses, found[n], None, size) for n, uses in records.items()}
+            if verify:
+                _verify(losses, layers, records, found, retain=count > 0)
+            if kind is Signal.LOSS_ROWS:
+                for name in records:
+                    rows[name] = _feature_major(found.pop(name), size)[:, None]
+            del found
+            for r, cotangent in enumerate(cotangents):
+                found = _pull(outputs, cotangent, records, layers, retain=r + 1 < count)
+                for name in records:
+                    pieces = found.pop(name)
+                    if r == 0:
+                        rows[name] = _room(pieces, size, count)
+                    _lay(rows[name][:, r], pieces, size)
+    # Without outputs and edges, the graph goes, and what it keeps of the layers' inputs.
+    losses = losses.detach()
+    given = {name: [x for x, _ in uses] for name, uses in records.items()}
+    del outputs, records
+    tapes = {}
+    for layer in layers:
+        inputs = _feature_major(given.pop(layer.name), size)
+        gradient = gradients.get(layer.name, inputs.new_tensor(torch.nan).expand(layer.shape))
+        tapes[layer.name] = LayerTape(inputs, gradient, rows.get(layer.name))
     exact = Signal.HESSIAN in needs
     return Tape(
         tapes,
-        losses.detach(),
+        losses,
         partial(_hessian, model, task, batch, layers) if exact else None,
         partial(_hessian_product, model, task, batch, layers) if exact else None,
     )
 
 
 @contextlib.contextmanager
-def _recording(
-    model: nn.Module, layers: Sequence[Layer]
-) -> Iterator[dict[str, list[tuple[Tensor, GradientEdge]]]]:
-    """Hook the layers' modules; leave the model as it was, whatever happens."""
-    records: dict[str, list[tuple[Tensor, GradientEdge]]] = {layer.name: [] for layer in layers}
-
-    def hook(name: str, _: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        # An edge rather than the output itself, which ReLU(inplace=True) would overwrite.
-        records[name].append((args[0].detach(), get_gradient_edge(output)))
-
-    frozen = [layer.weight for layer in layers if not layer.weight.requires_grad]
-    handles = [
-        module.register_forward_hook(partial(hook, layer.name))
-        for layer in layers
-        for module in layer.modules
-    ]
+def _differentiable(model: nn.Module, layers: Sequence[Layer], backward: bool) -> Iterator[None]:
+    """Let gradients reach the layers' outputs; leave the model as it was, whatever happens."""
+    frozen = [layer.weight for layer in layers if backward and not layer.weight.requires_grad]
     try:
         for weight in frozen:
             weight.requires_grad_(True)
-        with evaluating(model), torch.enable_grad():
-            yield records
+        with evaluating(model), torch.set_grad_enabled(backward):
+            yield
     finally:
-        for handle in handles:
-            handle.remove()
         for weight in frozen:
             weight.requires_grad_(False)
 
 
-def _gradients(
-    root: Tensor, edges: list[GradientEdge], cotangents: Tensor | None, retain: bool
-) -> list[Tensor]:
-    """Differentiate with respect to the layers' outputs."""
-    found = torch.autograd.grad(root, edges, cotangents, retain_graph=retain, allow_unused=False)
-    return list(found)
+@contextlib.contextmanager
+def _recording(layers: Sequence[Layer]) -> Iterator[dict[str, _Uses]]:
+    """Hook the layers' modules for one forward pass: a backward pass may run modules again."""
+    records: dict[str, _Uses] = {layer.name: [] for layer in layers}
+    backward = torch.is_grad_enabled()
+
+    def hook(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        if backward and not output.requires_grad:
+            raise SecateurError(
+                f"layer '{name}' is run without gradients (torch.no_grad in the model's forward): "
+                f"{_exclude(name)}"
+            )
+        # An edge rather than the output itself, which ReLU(inplace=True) would overwrite.
+        edge = get_gradient_edge(output) if backward else None
+        records[name].append((next(iter((*args, *kwargs.values()))).detach(), edge))
+
+    handles = [
+        module.register_forward_hook(partial(hook, layer.name), with_kwargs=True)
+        for layer in layers
+        for module in layer.modules
+    ]
+    try:
+        yield records
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _pull(
+    root: Tensor,
+    cotangent: Tensor | None,
+    records: dict[str, _Uses],
+    layers: Sequence[Layer],
+    retain: bool,
+) -> dict[str, list[Tensor]]:
+    """Differentiate with respect to the layers' outputs, for every use of each layer."""
+    edges = [edge for uses in records.values() for _, edge in uses if edge is not None]
+    if root.requires_grad:
+        found = torch.autograd.grad(root, edges, cotangent, retain_graph=retain, allow_unused=True)
+    else:
+        found = (None,) * len(edges)
+    gradients: dict[str, list[Tensor]] = {}
+    left = iter(found)
+    for layer in layers:
+        pieces = [next(left) for _ in records[layer.name]]
+        if all(piece is None for piece in pieces):
+            raise SecateurError(f"layer '{layer.name}' does not affect the loss: {_exclude(layer.name)}")
+        # One use may come to nothing where another does not.
+        gradients[layer.name] = [
+            x.new_zeros((*x.shape[:-1], layer.shape[0])) if piece is None else piece
+            for piece, (x, _) in zip(pieces, records[layer.name], strict=True)
+        ]
+    return gradients
 
 
 def _cotangents(
-    kind: Signal, task: Task, outputs: Tensor, generator: torch.Generator, draws: int
-) -> list[Tensor]:
-    """Give the vectors at the outputs whose pullbacks are the rows of the curvature."""
-    # H = (1/S) sum_q G_q G_q', so that a draw out of R carries a factor 1/sqrt(R).
+    kind: Signal | None, task: Task, outputs: Tensor, generator: torch.Generator, draws: int
+) -> tuple[int, Iterator[Tensor]]:
+    """Give the vectors at the outputs whose pullbacks are the rows of the curvature, and their number."""
     if kind is Signal.GAUSS_NEWTON_ROWS:
-        return list(task.loss_hessian_factors(outputs.detach()))
-    if kind is Signal.LOSS_ROWS:
-        return []
-    leaf = outputs.detach().requires_grad_(True)
-    found = []
-    for _ in range(draws):
-        loss = task.losses(leaf, task.sample_targets(leaf.detach(), generator)).sum()
-        found.append(torch.autograd.grad(loss, leaf)[0] / draws**0.5)
-    return found
+        factors = task.loss_hessian_factors(outputs.detach()).to(outputs.dtype)
+        return len(factors), iter(factors)
+    if kind is not Signal.SAMPLED_ROWS:
+        return 0, iter(())
+
+    def sampled() -> Iterator[Tensor]:
+        leaf = outputs.detach().requires_grad_(True)
+        for _ in range(draws):
+            loss = task.losses(leaf, task.sample_targets(leaf.detach(), generator)).sum()
+            # H = (1/S) sum_q G_q G_q', so that a draw out of R carries a factor 1/sqrt(R).
+            yield torch.autograd.grad(loss, leaf)[0] / draws**0.5
+
+    return draws, sampled()
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Give half precision in float32, which is what sums over samples need."""
+    return x.float() if x.dtype in _HALF else x
+
+
+def _room(pieces: list[Tensor], samples: int, rows: int) -> Float[Tensor, "f r s t"]:
+    """Make room for some rows of the records of all uses of a layer."""
+    first = pieces[0]
+    positions = sum(piece.numel() // (samples * first.shape[-1]) for piece in pieces)
+    kind = torch.float32 if first.dtype in _HALF else first.dtype
+    return first.new_empty((first.shape[-1], rows, samples, positions), dtype=kind)
+
+
+def _lay(room: Float[Tensor, "f s t"], pieces: list[Tensor], samples: int) -> None:
+    """Write the records [S, ..., features] of all uses of a layer side by side, feature-major."""
+    at = 0
+    for piece in pieces:
+        laid = piece.reshape(samples, -1, piece.shape[-1]).permute(2, 0, 1)
+        room[:, :, at : at + laid.shape[2]] = laid
+        at += laid.shape[2]
 
 
 def _feature_major(pieces: list[Tensor], samples: int) -> Float[Tensor, "f s t"]:
-    """Lay records [S, ..., features] of all uses of a layer out as [features, S, positions]."""
-    shaped = [p.detach().reshape(samples, -1, p.shape[-1]) for p in pieces]
-    joined = shaped[0] if len(shaped) == 1 else torch.cat(shaped, 1)
-    return joined.permute(2, 0, 1).contiguous()
+    """Lay the records of all uses of a layer out as [features, S, positions]."""
+    room = _room(pieces, samples, 1)[:, 0]
+    _lay(room, pieces, samples)
+    return room
 
 
-def _check(
-    losses: Tensor, layers: Sequence[Layer], records: dict[str, list[tuple[Tensor, GradientEdge]]]
+def _weight_gradient(
+    uses: _Uses, pieces: list[Tensor], weights: Tensor | None, samples: int
+) -> Float[Tensor, "o i"]:
+    """Sum the gradient of a layer's weight over samples, weighted or not, and divide by their number."""
+    total: Tensor | None = None
+    for (x, _), piece in zip(uses, pieces, strict=True):
+        d = _wide(piece)
+        if weights is not None:
+            d = d.reshape(samples, -1, d.shape[-1]) * weights.to(d.dtype)[:, None, None]
+        d = d.reshape(-1, d.shape[-1])
+        product = d.T @ _wide(x).reshape(-1, x.shape[-1]).to(d.dtype)
+        total = product if total is None else total.add_(product)
+    assert total is not None
+    return total.div_(samples)
+
+
+def _verify(
+    losses: Tensor,
+    layers: Sequence[Layer],
+    records: dict[str, _Uses],
+    found: dict[str, list[Tensor]],
+    retain: bool,
 ) -> None:
-    """Refuse what would make every later number meaningless."""
-    for layer in layers:
-        if not records[layer.name]:
+    """Compare the gradients that follow from the records with those of autograd."""
+    size = losses.numel()
+    # Unequal weights, for the plain mean would come out right even if samples were taken for
+    # positions: it is a sum over both.
+    weights = torch.linspace(0.5, 1.5, size, dtype=losses.dtype, device=losses.device)
+    parameters = [layer.weight for layer in layers]
+    truths = torch.autograd.grad(
+        (weights * losses).sum() / size, parameters, retain_graph=retain, allow_unused=True
+    )
+    for layer, truth in zip(layers, truths, strict=True):
+        uses, pieces = records[layer.name], found[layer.name]
+        ours = _weight_gradient(uses, pieces, weights, size).double()
+        theirs = torch.zeros_like(ours) if truth is None else truth.double()
+        dtypes = {layer.weight.dtype, *(x.dtype for x, _ in uses), *(piece.dtype for piece in pieces)}
+        # Where the samples' gradients cancel, rounding is relative to them and not to their sum.
+        d, x = _norm(pieces), _norm([x for x, _ in uses])
+        rounding = max(torch.finfo(kind).eps for kind in dtypes) * d * x / size
+        error = float(torch.linalg.vector_norm(ours - theirs))
+        if error > _tolerance(dtypes) * float(torch.linalg.vector_norm(theirs)) + rounding:
             raise SecateurError(
-                f"layer '{layer.name}' is never reached by the data: exclude it, for example "
-                f'exclude = ["{layer.name}"].'
+                f"the gradient of layer '{layer.name}' does not follow from its inputs and outputs (its "
+                "weight is used outside the layer, or samples are not the first dimension): "
+                f"{_exclude(layer.name)}"
             )
+
+
+def _norm(pieces: list[Tensor]) -> float:
+    """Compute the Euclidean norm of several tensors together."""
+    return sum(float(torch.linalg.vector_norm(piece, dtype=torch.float64)) ** 2 for piece in pieces) ** 0.5
+
+
+def _tolerance(dtypes: set[torch.dtype]) -> float:
+    """Give the relative error that rounding may leave in a gradient."""
+    if dtypes & set(_HALF):
+        return 5e-2
+    if torch.float32 not in dtypes:
+        return 1e-6
+    # TensorFloat-32 has the mantissa of float16.
+    return 1e-3 if torch.get_float32_matmul_precision() == "highest" else 1e-2
+
+
+def _exclude(name: str) -> str:
+    """Say how a layer is left alone."""
+    return f'exclude it, for example exclude = ["{name}"].'
+
+
+def _check(losses: Tensor, layers: Sequence[Layer], records: dict[str, _Uses]) -> None:
+    """Refuse what would make every later number meaningless."""
+    samples = losses.numel()
+    for name in (layer.name for layer in layers):
+        if not records[name]:
+            raise SecateurError(f"layer '{name}' is never reached by the data: {_exclude(name)}")
+        for x, _ in records[name]:
+            # A matrix may have the positions of each sample below one another.
+            flat = x.dim() == 2 and x.shape[0] % samples == 0
+            if not flat and (x.dim() < 2 or x.shape[0] != samples):
+                raise SecateurError(
+                    f"layer '{name}' has inputs of the shape {list(x.shape)}, the first dimension of which "
+                    f"does not count the {samples} samples (sequence first, for example): {_exclude(name)}"
+                )
     if not torch.isfinite(losses).all():
         bad = int((~torch.isfinite(losses)).sum())
         raise SecateurError(

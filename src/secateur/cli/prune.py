@@ -113,7 +113,7 @@ def next_folder(name: str) -> Path:
 
 def _check_new(folder: Path) -> None:
     """Refuse a folder that something is in."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and not any(folder.glob("[!.]*"))):
         return
     if (folder / "events.jsonl").is_file():
         raise SecateurError(

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 
@@ -47,16 +46,3 @@ class Block:
         """
         sizes = [index.numel() for index in self.indices.values()]
         return dict(zip(self.indices, torch.split(vector, sizes), strict=True))
-
-
-def single(name: str, index: Int[Tensor, " n"]) -> Block:
-    """Make a block within one layer.
-
-    Args:
-        name: the layer.
-        index: flat positions in it.
-
-    Returns:
-        The block.
-    """
-    return Block({name: index})

@@ -61,17 +61,23 @@ class Budget:
         Args:
             grouping: what a group is.
             shapes: outputs and inputs of each layer.
-            densities: fraction kept in each layer, in (0, 1]; with one global group their
-                mean, weighted by size, is what counts.
+            densities: fraction kept in each layer, in (0, 1]; with one global group they must
+                be equal.
 
         Returns:
             The budget.
 
         Raises:
-            SecateurError: a group would keep no weight, or nothing would be pruned.
+            SecateurError: a group would keep no weight, nothing would be pruned, or a global
+                group got unequal densities.
         """
         kept: list[int] = []
         if grouping == "global":
+            if len(set(densities.values())) > 1:
+                raise SecateurError(
+                    'with grouping = "global" the layers share one count, so an allocation that gives them '
+                    'unequal densities means nothing: use grouping = "layer" or allocation = "global".'
+                )
             kept.append(round(sum(densities[n] * o * i for n, (o, i) in shapes.items())))
         for name, (outs, ins) in shapes.items():
             if grouping == "global":

@@ -50,7 +50,7 @@ def find_layers(
     """Find the linear layers whose names match, in the order the model lists them.
 
     A weight shared by several modules is one layer. Weights shared with a module that is
-    not linear (an embedding) are left alone.
+    not linear (an embedding, say) are left alone.
 
     Args:
         model: the network.
@@ -61,23 +61,25 @@ def find_layers(
         The layers.
 
     Raises:
-        SecateurError: a pattern matches nothing, no layer is left, or a layer is parametrized.
+        SecateurError: a pattern matches nothing, no layer is left, or the weight of one that is
+            left is computed rather than stored.
     """
-    tied = {
-        id(module.weight)
+    # Not only the weights of embeddings: a decoder may hold its weight itself, and one that
+    # torch.nn.utils.prune has renamed is a linear module's, but no longer its "weight".
+    elsewhere = {
+        id(parameter)
         for module in model.modules()
-        if isinstance(module, nn.Embedding) and isinstance(module.weight, nn.Parameter)
+        for key, parameter in module._parameters.items()
+        if parameter is not None and not (isinstance(module, nn.Linear) and key == "weight")
     }
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and parametrize.is_parametrized(module, "weight"):
-            raise SecateurError(
-                f"layer '{name}' is parametrized, so its weight is computed rather than stored: remove the "
-                "parametrization first (torch.nn.utils.parametrize.remove_parametrizations)."
-            )
     found: dict[int, list[tuple[str, nn.Linear]]] = {}
-    for name, module in model.named_modules(remove_duplicate=True):
-        if isinstance(module, nn.Linear) and id(module.weight) not in tied:
-            found.setdefault(id(module.weight), []).append((name, module))
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            # A weight that is computed is a new tensor every time, so that only the module tells.
+            stored = module._parameters.get("weight")
+            identity = id(module if stored is None else stored)
+            if identity not in elsewhere:
+                found.setdefault(identity, []).append((name, module))
     layers = [Layer(uses[0][0], tuple(m for _, m in uses)) for uses in found.values()]
     names = [layer.name for layer in layers]
     if not names:
@@ -101,4 +103,23 @@ def find_layers(
             f"the patterns exclude every layer: include={list(include)}, exclude={list(exclude)}; "
             f"the model has {', '.join(names)}."
         )
+    for layer in chosen:
+        _check(layer)
     return chosen
+
+
+def _check(layer: Layer) -> None:
+    """Refuse a layer whose weight is computed: what is written to it would be lost."""
+    module = layer.modules[0]
+    if parametrize.is_parametrized(module, "weight"):
+        raise SecateurError(
+            f"layer '{layer.name}' is parametrized, so its weight is computed rather than stored: remove "
+            "the parametrization first (torch.nn.utils.parametrize.remove_parametrizations), or exclude "
+            "the layer."
+        )
+    if module._parameters.get("weight") is None:
+        raise SecateurError(
+            f"the weight of layer '{layer.name}' is computed before each pass rather than stored, as by "
+            "torch.nn.utils.prune or weight_norm: remove that first (torch.nn.utils.prune.remove, "
+            "remove_weight_norm or remove_spectral_norm), or exclude the layer."
+        )

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from secateur.core.budget import Grouping
+from secateur.core.ranks import as_rows, from_rows
 from secateur.core.signal import Signal
 from secateur.core.tape import LayerTape
 
@@ -66,12 +67,13 @@ def relative_rank(scores: Float[Tensor, "o i"], ranking: Grouping) -> Float[Tens
         ranking: the groups; ``"global"`` leaves the scores as they are.
 
     Returns:
-        Ranks divided by the group's size, in (0, 1].
+        Ranks divided by the group's size, in (0, 1], float64 whatever the scores are: fewer bits
+        do not hold as many distinct ranks as a group has weights.
     """
     if ranking == "global":
         return scores
-    shaped = {"layer": scores.reshape(1, -1), "output": scores, "input": scores.T}[ranking]
-    order = shaped.argsort(dim=1, stable=True)
-    places = torch.arange(1, shaped.shape[1] + 1, device=scores.device, dtype=scores.dtype) / shaped.shape[1]
-    ranks = torch.empty_like(shaped).scatter_(1, order, places.expand_as(shaped))
-    return {"layer": ranks.reshape(scores.shape), "output": ranks, "input": ranks.T}[ranking]
+    rows = as_rows(scores, ranking)
+    order = rows.argsort(dim=1, stable=True)
+    places = torch.arange(1, rows.shape[1] + 1, device=scores.device, dtype=torch.float64) / rows.shape[1]
+    ranks = torch.empty_like(rows, dtype=torch.float64).scatter_(1, order, places.expand_as(rows))
+    return from_rows(ranks, ranking, scores.shape)

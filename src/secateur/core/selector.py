@@ -13,6 +13,9 @@ from secateur.core.curvature import Linearisation
 from secateur.core.signal import Signal
 from secateur.core.tape import LayerTape
 
+Sizes = Mapping[str, int]
+Promise = Callable[[str], float]
+
 
 @dataclass(frozen=True, eq=False)
 class LayerView:
@@ -55,6 +58,11 @@ class Selector(ABC):
     def needs(self) -> frozenset[Signal]:
         """What must be recorded for it."""
 
+    @property
+    def remembers(self) -> bool:
+        """Whether it holds back weights of earlier blocks, so that the next block differs anyway."""
+        return False
+
     @abstractmethod
     def gain(self, view: LayerView) -> Float[Tensor, "o i"]:
         """Say how much each weight promises; -inf = must not be exchanged.
@@ -81,29 +89,30 @@ class Selector(ABC):
 
 
 class LayerOrder(ABC):
-    """Chooses the layer that the next block is taken from."""
+    """Chooses the layer that the next block is taken from.
+
+    Attributes:
+        looks_everywhere: whether it takes the best that any layer promises, so that after a
+            block that changed nothing it would choose the same again.
+    """
 
     part_name: ClassVar[str] = "order"
+    looks_everywhere: ClassVar[bool] = False
 
-    def patience(self, layers: int) -> int:
+    def patience(self, layers: int, remembers: bool = False) -> int:
         """Say how many blocks in a row may change nothing before a stage ends.
 
         Args:
             layers: how many layers there are.
+            remembers: whether the selector holds back weights of earlier blocks.
 
         Returns:
-            The number; by default that of the layers.
+            That of the layers, or 1 where the next block would be the same.
         """
-        return layers
+        return 1 if self.looks_everywhere and not remembers else layers
 
     @abstractmethod
-    def choose(
-        self,
-        sizes: Mapping[str, int],
-        turn: int,
-        generator: torch.Generator,
-        promise: Callable[[str], float],
-    ) -> Sequence[str]:
+    def choose(self, sizes: Sizes, turn: int, generator: torch.Generator, promise: Promise) -> Sequence[str]:
         """Choose the layer, or several, for one block.
 
         Args:

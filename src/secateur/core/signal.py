@@ -6,7 +6,7 @@ from enum import Enum, auto
 class Signal(Enum):
     """What a pass can record."""
 
-    INPUTS = auto()  # the layers' inputs
+    INPUTS = auto()  # the layers' inputs; asked for alone, they cost no backward pass
     GRADIENT = auto()  # the mean gradient of the loss
     LOSS_ROWS = auto()  # output gradients of each sample's loss
     SAMPLED_ROWS = auto()  # output gradients for labels drawn from the model

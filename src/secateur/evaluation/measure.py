@@ -37,7 +37,8 @@ def evaluate(
         raise SecateurError(f"batch_size is {batch_size}: evaluation needs at least 1 sample a batch.")
     begin, size, device = time.perf_counter(), task.size(split), device_of(model)
     sums: dict[str, float] = {}
-    with evaluating(model), torch.inference_mode():
+    # Not inference_mode: what a model caches in it could not be differentiated through afterwards.
+    with evaluating(model), torch.no_grad():
         for index in torch.arange(size).split(batch_size):
             batch = task.batch(split, index, device)
             for name, value in task.metrics(task.forward(model, batch), batch.targets).items():

@@ -1,5 +1,6 @@
 """Which calibration samples a step sees."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,8 @@ class Batches:
             raise SecateurError(f"the batch size must be at least 1, not {self.size}.")
         if self.growth < 1:
             raise SecateurError(f"batches cannot shrink: growth must be at least 1, not {self.growth}.")
+        if self.largest < 1:
+            raise SecateurError(f"the largest batch must hold at least 1 sample, not {self.largest}.")
         if self.guard is not None and self.guard < 0:
             raise SecateurError(f"the number of guard samples cannot be negative: {self.guard}.")
 
@@ -85,7 +88,7 @@ class Batches:
         Returns:
             The size, at most the pool and `largest`; never smaller than now.
         """
-        return max(size, min(int(size * self.growth), self.largest, pool))
+        return max(size, min(math.ceil(size * self.growth), self.largest, pool))
 
     def draw(
         self, pool: Int[Tensor, " p"], seed: int, cursor: tuple[int, int], size: int

@@ -34,7 +34,8 @@ class Stage:
         blocks: block problems solved on one linearisation, at most; 1 as published.
         block_size: n, weights in a block, at most.
         pruned: k, how many of them are pruned ones; None = half.
-        multiplier: a, what the gradient is multiplied with.
+        multiplier: a > 0, what the gradient at the current point, g + H d, is multiplied with;
+            below 1 it shortens the moves.
 
     Raises:
         SecateurError: a number out of range.
@@ -52,6 +53,8 @@ class Stage:
                 f"a stage needs at least one block of at least one weight, not blocks={self.blocks}, "
                 f"block_size={self.block_size}."
             )
+        if self.multiplier <= 0:
+            raise SecateurError(f"the gradient multiplier must be positive, not {self.multiplier}.")
         if self.pruned is not None and not 0 <= self.pruned <= self.block_size:
             raise SecateurError(
                 f"k = pruned must lie between 0 and block_size = {self.block_size}, not {self.pruned}."
@@ -67,8 +70,10 @@ class Stage:
             n and k.
         """
         size = min(self.block_size, max(2, most))
+        if self.pruned in (0, self.block_size):
+            return size, min(size, self.pruned)
         share = 0.5 if self.pruned is None else self.pruned / self.block_size
-        return size, round(share * size)
+        return size, min(max(1, round(share * size)), max(1, size - 1))
 
 
 @dataclass(eq=False)
@@ -117,13 +122,19 @@ class Descent:
         self._gains: dict[str, Tensor] = {}
         self._draws = generator(self.session.seed, "order", self.step)
 
-    def run(self) -> None:
-        """Exchange blocks until none helps, the region is used up, or time is."""
+    def run(self, least: float) -> None:
+        """Exchange blocks until none helps, the region is used up, or time is.
+
+        Args:
+            least: seconds that a block, or measuring the loss at the end, takes for all that
+                is known before the first.
+        """
         sizes = {layer.name: layer.size for layer in self.session.network.layers}
-        idle, longest = 0, 0.0
-        while self.blocks < self.stage.blocks and idle < self.order.patience(len(sizes)):
+        patience = self.order.patience(len(sizes), self.selector.remembers)
+        idle, longest = 0, least
+        while self.blocks < self.stage.blocks and idle < patience:
             left = self.region.flips - self.mask.flips(self.anchor)
-            if left < 2 or (self.blocks and self.session.out_of_time(longest)):
+            if left < 2 or self.session.out_of_time(1.5 * longest + least):
                 break
             begin = time.perf_counter()
             with self.session.timed("select"):

@@ -24,7 +24,7 @@ from secateur.scores import Gradient, Magnitude
 from secateur.selection import AllLayers, Boundary, Fixed, GaussSouthwell, LogSize, Tabu
 from secateur.solvers import Annealing, default_solver
 
-# Stages without a better mask after which a run has converged.
+# Stages in a row without a better mask or a larger batch after which a run has converged.
 PATIENCE = 6
 # The fraction of a batch's gain that the guard samples must show, or batches grow.
 CARRY = 0.5
@@ -81,8 +81,8 @@ class ICBS(Pruner):
 
     @property
     def default_limit(self) -> Limit:
-        """Without guard samples nothing tells convergence: ten epochs of 300 steps, as published."""
-        return Limit(steps=3000) if self.batches.guard == 0 else Limit()
+        """Without a trust region nothing tells convergence: ten epochs of 300 steps, as published."""
+        return Limit() if self.trust.adapt else Limit(steps=3000)
 
     def warm_up(self) -> None:
         """Have the solver's kernels compiled."""
@@ -127,6 +127,7 @@ class ICBS(Pruner):
         Returns:
             The state after, and what happened.
         """
+        before = session.seconds["capture"]
         batch, guard, cursor = self._samples(session, state)
         tape = session.record(
             batch, self.curvature.needs | self.selector.needs, state.step, self.curvature.draws
@@ -142,7 +143,7 @@ class ICBS(Pruner):
             turn=state.turn,
             step=state.step,
         )  # fmt: skip
-        descent.run()
+        descent.run(least=session.seconds["capture"] - before)
         session.network.write(descent.mask)
         measured = session.mean_loss(batch) - tape.loss
         flips = descent.mask.flips(state.mask)
@@ -158,8 +159,9 @@ class ICBS(Pruner):
             stamps=descent.stamps,
             region=self.trust.judge(state.region, descent.predicted, measured, flips),
         )
-        loss = session.mean_loss(guard) if guard is not None and accepted else state.guard
-        after = self._compare(session, state, after, measured, loss)
+        moved = accepted and flips > 0
+        loss = session.mean_loss(guard) if guard is not None and moved else state.guard
+        after = self._compare(session, state, after, measured if moved else None, loss)
         outcome = Outcome(
             predicted=descent.predicted,
             measured=measured,
@@ -183,24 +185,27 @@ class ICBS(Pruner):
         return batch, held, cursor
 
     def _compare(
-        self, session: Session, before: State, after: State, measured: float, loss: float | None
+        self, session: Session, before: State, after: State, gain: float | None, loss: float | None
     ) -> State:
         """Keep the best mask by guard loss; grow batches that overfit; notice convergence."""
-        if loss is None or before.best_guard is None or before.guard is None:
-            return replace(after, best=after.mask)
-        pool, _ = self.batches.split(session.task.size("calibration"), session.seed)
-        carried = loss - before.guard < CARRY * min(measured, 0.0)
-        grown = before.samples if carried else self.batches.grown(before.samples, pool.numel())
-        better = loss < before.best_guard
+        # gain: the measured change of a stage that moved and was kept, None for any other.
+        if loss is None or before.guard is None or before.best_guard is None:
+            better, grown, best_guard = gain is not None, before.samples, None
+        else:
+            better = gain is not None and loss < before.best_guard
+            best_guard = loss if better else before.best_guard
+            carried = gain is None or loss - before.guard < CARRY * gain
+            pool, _ = self.batches.split(session.task.size("calibration"), session.seed)
+            grown = before.samples if carried else self.batches.grown(before.samples, pool.numel())
         stall = 0 if better or grown > before.samples else before.stall + 1
         return replace(
             after,
             guard=loss,
             samples=grown,
-            best=after.mask if better else before.best,
-            best_guard=min(loss, before.best_guard),
+            best=after.mask if better or best_guard is None else before.best,
+            best_guard=best_guard,
             stall=stall,
-            done=stall >= PATIENCE,
+            done=self.trust.adapt and stall >= PATIENCE,
         )
 
 

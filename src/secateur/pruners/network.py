@@ -82,6 +82,21 @@ class Network:
             weight = self.reference[layer.name]
             layer.weight.copy_(torch.where(mask[layer.name], weight, torch.zeros_like(weight)))
 
+    def holds(self, mask: Mask) -> bool:
+        """Say whether every module computes with mask * reference, bit for bit.
+
+        Args:
+            mask: what should be kept.
+
+        Returns:
+            True where they do.
+        """
+        return all(
+            torch.equal(module.weight.detach(), self.reference[layer.name] * mask[layer.name])
+            for layer in self.layers
+            for module in layer.modules
+        )
+
     @contextlib.contextmanager
     def restored_on_failure(self) -> Iterator[None]:
         """Put the trained weights back if anything is raised inside.

@@ -28,7 +28,7 @@ class State:
         region: how far the next linearisation is trusted.
         guard: guard loss of `mask`, None without a guard set.
         best_guard: guard loss of `best`; likewise.
-        stall: steps since `best` was found.
+        stall: steps in a row that found no better mask, since the batch last grew.
         done: the run has nothing left to do.
         stamps: the number of the last block each weight was in, by layer; empty where the
             pruner keeps none.

@@ -12,6 +12,7 @@ from secateur.capture import capture
 from secateur.core.budget import Budget
 from secateur.core.mask import Mask
 from secateur.core.modes import evaluating
+from secateur.core.ranks import as_rows, from_rows, mark_best
 from secateur.core.score import Score
 from secateur.core.seeds import generator
 from secateur.core.signal import Signal
@@ -33,6 +34,7 @@ class Session:
             the time allowed.
         notice: tells the user something.
         seconds: seconds spent by activity.
+        verified: whether a recorded gradient has been compared with autograd's.
     """
 
     network: Network
@@ -44,6 +46,7 @@ class Session:
     seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("capture", "select", "solve", "evaluate"), 0.0)
     )
+    verified: bool = False
 
     @contextmanager
     def timed(self, activity: str) -> Iterator[None]:
@@ -75,6 +78,9 @@ class Session:
     def record(self, batch: Batch, needs: frozenset[Signal], step: int, draws: int = 1) -> Tape:
         """Run the model as it stands on a batch and record it.
 
+        The first gradient of a session is compared with autograd's own, at the price of one
+        backward pass, so that a model that is not what the tape takes it for is refused.
+
         Args:
             batch: the samples.
             needs: what to record.
@@ -85,9 +91,12 @@ class Session:
             The tape.
         """
         labels = generator(self.seed, "labels", step)
+        verify = not self.verified and needs != frozenset({Signal.INPUTS})
         with self.timed("capture"):
-            network = self.network
-            return capture(network.model, self.task, batch, network.layers, needs, labels, draws)
+            model, layers = self.network.model, self.network.layers
+            tape = capture(model, self.task, batch, layers, needs, labels, draws, verify=verify)
+        self.verified |= verify
+        return tape
 
     @torch.no_grad()
     def mean_loss(self, batch: Batch) -> float:
@@ -138,24 +147,13 @@ def keep_best(scores: dict[str, Tensor], budget: Budget) -> Mask:
     Returns:
         The mask.
     """
+    if budget.grouping == "global":  # here alone layers compete
+        rows = torch.cat([values.reshape(-1) for values in scores.values()]).reshape(1, -1)
+        pieces = mark_best(rows, budget.kept).reshape(-1).split([v.numel() for v in scores.values()])
+        return Mask({n: p.reshape(scores[n].shape) for n, p in zip(scores, pieces, strict=True)})
     kept: dict[str, Tensor] = {}
-    # Layers compete only where the budget is global: elsewhere one at a time needs less memory.
-    for names in [tuple(scores)] if budget.grouping == "global" else [(name,) for name in scores]:
-        flat = torch.cat([scores[n].reshape(-1) for n in names])
-        groups = torch.cat(
-            [budget.groups(n, torch.arange(scores[n].numel(), device=flat.device)) for n in names]
-        )
-        pieces = _best(flat, groups, budget.kept.to(flat.device)).split([scores[n].numel() for n in names])
-        kept |= {n: p.reshape(scores[n].shape) for n, p in zip(names, pieces, strict=True)}
+    for name, values in scores.items():
+        rows, start = as_rows(values, budget.grouping), budget.offset(name)
+        best = mark_best(rows, budget.kept[start : start + len(rows)])
+        kept[name] = from_rows(best, budget.grouping, values.shape)
     return Mask(kept)
-
-
-def _best(scores: Tensor, groups: Tensor, counts: Tensor) -> Tensor:
-    """Mark the highest scores of each group, ties by position."""
-    order = scores.argsort(descending=True, stable=True)
-    order = order[groups[order].argsort(stable=True)]
-    ascending = groups[order]
-    ranks = torch.arange(scores.numel(), device=scores.device) - torch.searchsorted(ascending, ascending)
-    kept = torch.zeros_like(scores, dtype=torch.bool)
-    kept[order] = ranks < counts[ascending]
-    return kept

@@ -23,9 +23,10 @@ class Trust:
     """Ridge and number of flips, set by predicted against measured change.
 
     With rho = measured / predicted change of the batch's mean loss: rho < `poor` shrinks the
-    region, rho > `good` widens it, and a stage whose measured change is not a decrease is
-    undone (Levenberg 1944; Marquardt 1963; Conn, Gould and Toint 2000). With `adapt` off the
-    ridge stays, nothing limits the flips, and every step is kept, as published.
+    region, rho > `good` widens it, a stage that moved nothing lowers the ridge, and a stage
+    whose measured change is not a decrease is undone (Levenberg 1944; Marquardt 1963; Conn,
+    Gould and Toint 2000). With `adapt` off the ridge stays, nothing limits the flips, and every
+    step is kept, as published.
 
     Attributes:
         ridge: the first ridge, nats per squared unit of weight, >= 0.
@@ -87,10 +88,12 @@ class Trust:
         Returns:
             The region, shrunk or widened.
         """
-        if not self.adapt or predicted >= 0:
+        if not self.adapt:
             return region
-        rho = measured / predicted
-        if rho <= 0:
+        if flips == 0:  # nothing pays under this ridge
+            return replace(region, ridge=region.ridge / 10)
+        rho = measured / predicted if predicted < 0 else -1.0
+        if not rho > 0:
             return Region(max(region.ridge, 1e-12) * 4, max(2, flips // 4))
         if rho < self.poor:
             return Region(max(region.ridge, 1e-12) * 2, max(2, flips // 2))

@@ -68,8 +68,9 @@ class Drive:
     def __post_init__(self) -> None:
         """Give the session its clock and its voice."""
         self.clock = Clock(self.limit)
-        self._compiling = 0.0
+        self._compiling, self._evaluating = 0.0, 0.0
         self._saved_at, self._save_seconds = -1.0, 0.0
+        self._least = 0.0  # seconds a sample that a step takes at the least
         self.session.out_of_time = lambda seconds: self.clock.lacks(seconds)
         self.session.notice = self.notice
 
@@ -165,26 +166,26 @@ class Drive:
         self.clock = Clock(self.limit, facts["elapsed"])
         self.session.seconds.update(facts["seconds"])
         self.evaluation, self.notices = facts["evaluation"], facts["notices"]
-        self.clock.reserve = facts["reserve"]
+        self.clock.reserve, self._least = facts["reserve"], facts["least"]
         self.session.network.write(state.mask)
         self._started(state.step)
         return state
 
     def _loop(self, state: State) -> tuple[str, State]:
         """Step until nothing is left to do, the budget is spent, or the user says stop."""
-        steps, longest = self.clock.limit.steps, 0.0
+        steps = self.clock.limit.steps
         if state.done and state.step == 0:
             return "complete", state
         while not state.done:
             if self.stop():
                 return "interrupted", state
-            if (steps is not None and state.step >= steps) or self.clock.lacks(longest):
+            if (steps is not None and state.step >= steps) or self.clock.lacks(self._least * state.samples):
                 return "budget", state
             before = self.session.seconds.copy()
             state, outcome = self.pruner.step(self.session, state)
             spent = {name: s - before.get(name, 0.0) for name, s in self.session.seconds.items()}
             # A stage ends early when time runs out, but it cannot do without its passes.
-            longest = max(longest, 1.5 * (spent["capture"] + spent["evaluate"]))
+            self._least = 1.5 * (spent["capture"] + spent["evaluate"]) / outcome.samples
             self._log_step(state, outcome, spent)
             self._save(state)
         return "converged", state
@@ -224,28 +225,39 @@ class Drive:
             "evaluation": self.evaluation,
             "notices": self.notices,
             "reserve": self.clock.reserve,
+            "least": self._least,
             "log_size": self.folder.log_size(),
         }
         self.folder.save_state(state, facts)
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - begin
+        self._hold_back()
+
+    def _hold_back(self) -> None:
+        """Keep time for the last evaluation and the last files."""
+        reserve = 1.5 * self._evaluating + 3 * self._save_seconds + 0.2
+        self.clock.reserve = max(self.clock.reserve, reserve)
 
     def _evaluate(self, subject: str) -> None:
         with self.session.timed("evaluate"):
             found = evaluate(self.session.network.model, self.session.task)
         metrics = {name: value for name, value in found.items() if name not in ("samples", "seconds")}
         self.evaluation[subject] = metrics
-        # The last evaluation and the report must still fit into the budget.
-        self.clock.reserve = max(self.clock.reserve, 1.5 * found["seconds"] + 0.2)
+        self._evaluating = max(self._evaluating, found["seconds"])
+        self._least = self._least or 4 * found["seconds"] / found["samples"]
+        self._hold_back()
         self.emit(Evaluated(self.clock.elapsed, subject, metrics, int(found["samples"]), found["seconds"]))
 
     def _finish(self, state: State, reason: str, save_model: bool) -> Run:
         """Write the best mask to the model, verify it, evaluate, and report."""
         network, mask = self.session.network, state.best
         network.write(mask)
-        if not self.session.budget.is_met_by(mask):
-            raise SecateurError("the mask found does not meet the budget: this is a bug, please report it.")
         self._evaluate("pruned")
+        if not (self.session.budget.is_met_by(mask) and network.holds(mask)):
+            raise SecateurError(
+                "the model's weights are not those of a mask that meets the budget: something changes them "
+                "in its forward pass, or this is a bug, please report it."
+            )
         self._save(state, force=True)
         flips = mask.flips(state.start)
         mask = Mask(mask.layers, {"seed": str(self.session.seed), "density": str(self.density)})

@@ -1,5 +1,6 @@
 """The run folder: what a run leaves on the disk, whole at any moment."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ EVENTS, STATE, MASK, REPORT, RECIPE = (
     "events.jsonl", "state.safetensors", "mask.safetensors", "report.json", "recipe.toml"
 )  # fmt: skip
 _FORMAT = "secateur-state-1"
+# What a checkpoint holds beside the pruner's state.
+FACTS = {"identity", "elapsed", "seconds", "evaluation", "notices", "reserve", "least", "log_size"}
 
 
 class RunFolder:
@@ -51,7 +54,7 @@ class RunFolder:
             SecateurError: something is there already, or it cannot be written.
         """
         folder = cls(Path(path))
-        if folder.path.exists() and (not folder.path.is_dir() or folder.holds_something()):
+        if folder.path.exists() and not folder.is_free():
             hint = "resume it, or " if (folder.path / EVENTS).exists() else ""
             raise SecateurError(f"'{path}' exists and is not empty: {hint}choose another run folder.")
         if recipe is not None:
@@ -75,18 +78,36 @@ class RunFolder:
         folder = cls(Path(path))
         if not folder.path.is_dir():
             raise SecateurError(f"there is no run folder '{path}': check the path.")
-        if not any((folder.path / name).is_file() for name in (EVENTS, RECIPE)):
-            raise SecateurError(f"'{path}' is not a run folder: it holds neither {EVENTS} nor {RECIPE}.")
-        (folder.path / EVENTS).touch()  # a run killed while it made its folder has none
+        held = {entry.name for entry in folder.path.iterdir() if not _is_remains(entry)}
+        # A run killed while it made its folder has a recipe and no log yet.
+        if EVENTS not in held and held != {RECIPE}:
+            raise SecateurError(f"'{path}' is not a run folder: it holds no {EVENTS}.")
+        try:
+            (folder.path / EVENTS).touch()
+            for entry in folder.path.iterdir():
+                if _is_remains(entry):
+                    entry.unlink()
+        except OSError as error:
+            raise SecateurError(f"cannot write to the run folder '{path}': {error.strerror}.") from error
         return folder
 
-    def holds_something(self) -> bool:
-        """Say whether anything but the remains of a killed write is in the folder.
+    def is_free(self) -> bool:
+        """Say whether a new run may be made here.
 
         Returns:
-            True where something is.
+            True where nothing is, or an empty folder, or the remains of a killed write.
         """
-        return any(not (f.name.startswith(".") and f.name.endswith(".part")) for f in self.path.iterdir())
+        if not self.path.exists():
+            return True
+        return self.path.is_dir() and all(_is_remains(entry) for entry in self.path.iterdir())
+
+    def discard_unless_begun(self) -> None:
+        """Take away what a run wrote that failed before its first checkpoint."""
+        if not (self.path / STATE).exists():
+            for name in (EVENTS, RECIPE):
+                (self.path / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
 
     def write_text(self, name: str, text: str) -> None:
         """Replace a text file as a whole.
@@ -165,7 +186,8 @@ class RunFolder:
                 header = file.metadata()
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
             facts = json.loads(header["facts"] if header["format"] == _FORMAT else "")
-            state = State.rebuild(tensors, json.loads(header["numbers"]), device)
+            missing = FACTS - facts.keys()
+            state = State.rebuild(tensors, json.loads(header["numbers"]) if not missing else {}, device)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise SecateurError(
                 f"the checkpoint '{path}' is damaged and cannot be resumed: start again with another run "
@@ -190,3 +212,8 @@ class RunFolder:
         """
         with replacing(self.path / MASK) as temporary:
             mask.save(temporary)
+
+
+def _is_remains(entry: Path) -> bool:
+    """Say whether a file is what a killed write left."""
+    return entry.name.startswith(".") and entry.name.endswith(".part")

@@ -17,7 +17,7 @@ from secateur.core.limit import Limit
 from secateur.core.task import Task
 from secateur.pruners import ICBS, Network, Pruner, Session
 from secateur.runs.drive import Drive, Listener, Run
-from secateur.runs.folder import RunFolder
+from secateur.runs.folder import RECIPE, RunFolder
 
 
 def prune(
@@ -91,12 +91,19 @@ def prune(
     folder = None
     if out is not None:
         folder = RunFolder.open(out) if resume else RunFolder.create(out, toml)
+        if resume and toml is not None:
+            folder.write_text(RECIPE, toml)  # the budget may be another
     session = Session(network, task, counts, seed)
     drive = Drive(
         session, pruner, density, limit, folder, identity, tuple(listeners), stop or (lambda: False)
     )
-    with network.restored_on_failure():
-        return drive.run(save_model)
+    try:
+        with network.restored_on_failure():
+            return drive.run(save_model)
+    except BaseException:
+        if folder is not None and not resume:
+            folder.discard_unless_begun()
+        raise
 
 
 def _data_digest(task: Task) -> str:

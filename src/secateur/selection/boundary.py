@@ -1,6 +1,6 @@
 """Weights near the boundary between pruned and kept."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -39,5 +39,8 @@ class Boundary(Selector):
         Returns:
             Gains.
         """
-        scores = self.score(view.reference, view.tape, view.generator)
+        tape = view.tape
+        if Signal.GRADIENT in self.score.needs:  # that of the point the stage has come to
+            tape = replace(tape, gradient=view.linearisation.gradient(view.name))
+        scores = self.score(view.reference, tape, view.generator)
         return torch.where(view.mask, -scores, scores)

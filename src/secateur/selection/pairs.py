@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from secateur.core.block import Block
 from secateur.core.budget import Budget
 from secateur.core.mask import Mask
+from secateur.core.ranks import as_rows, count_rows, from_rows, mark_best, places
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,17 @@ def pick_pairs(
     side is worth its own gain plus that of the p-th of the other (the last, where the other
     has fewer). Those worth most are taken. With one group this is the published rule: the
     `pruned` highest of one side, the `size - pruned` highest of the other; with several it
-    keeps to groups in which both sides promise something, as a lone weight cannot move.
+    keeps to groups in which both sides promise something, as a lone weight cannot move. Ties
+    go to lower groups, then ranks; those in gain to earlier layers, then lower positions.
+
+    Only the first ranks of a group, as many as its `depth`, are looked at, the same number on
+    both sides. That loses nothing:
+
+    - a worth so found is the true one, since the counterpart of rank r < depth has rank
+      min(r, count - 1), less than depth too, whether count is cut to depth or not;
+    - worths fall, or stay, with the rank, and so a group of which more could be taken has its
+      last rank looked at among those taken. Where that is so, its `depth` is raised to the
+      larger of k and n - k: no deeper rank can be taken.
 
     Args:
         gains: for each layer to take from; -inf = must not be exchanged.
@@ -46,22 +57,34 @@ def pick_pairs(
     Returns:
         The block, positions ascending in each layer; smaller than n where candidates run out.
     """
-    restore = _candidates(gains, mask, budget, keep=False, most=pruned)
-    prune = _candidates(gains, mask, budget, keep=True, most=size - pruned)
-    a, b = _ranked(*restore[:2]), _ranked(*prune[:2])
-    worth_a, worth_b = _worth(a, b), _worth(b, a)
-    chosen_a = a.order[_top(worth_a, pruned)]
-    chosen_b = b.order[_top(worth_b, size - pruned)]
-    pairs = worth_a.sort(descending=True)[0][: min(pruned, size - pruned)]
+    if not 0 < pruned < size:
+        return Pick(Block({}), 0.0)  # nothing to exchange with
+    most = max(pruned, size - pruned)
+    rows = {name: as_rows(gain, budget.grouping).shape[0] for name, gain in gains.items()}
+    groups = max(budget.offset(name) + count for name, count in rows.items())
+    spread = 1 if budget.grouping == "global" else sum(rows.values())
+    # Enough where what promises most is spread over the groups.
+    first = min(most, max(8, 4 * most // spread))
+    depth = torch.full((groups,), first, device=next(iter(gains.values())).device)
+    while True:
+        a, b = (_side(gains, mask, budget, keep, depth) for keep in (False, True))
+        worth_a, worth_b = _worth(a, b), _worth(b, a)
+        chosen_a, chosen_b = _top(worth_a, pruned), _top(worth_b, size - pruned)
+        taken = torch.cat([a.groups[chosen_a], b.groups[chosen_b]])
+        last = torch.cat([a.ranks[chosen_a], b.ranks[chosen_b]]) == depth[taken] - 1
+        short = taken[last & (depth[taken] < most)]
+        if short.numel() == 0:
+            break
+        depth[short] = most
     indices: dict[str, Tensor] = {}
     for at, name in enumerate(gains):
         found = [
-            side[2][chosen][side[3][chosen] == at]
-            for side, chosen in ((restore, chosen_a), (prune, chosen_b))
+            side.index[chosen][side.layers[chosen] == at] for side, chosen in ((a, chosen_a), (b, chosen_b))
         ]
         joined = torch.cat(found).sort()[0]
         if joined.numel():
             indices[name] = joined
+    pairs = worth_a.sort(descending=True)[0][: min(pruned, size - pruned)]
     return Pick(Block(indices), float(pairs[torch.isfinite(pairs)].clamp(min=0).sum()))
 
 
@@ -69,38 +92,31 @@ def pick_pairs(
 class _Side:
     """One side's candidates, best first within each group, groups ascending."""
 
-    order: Int[Tensor, " m"]
     gains: Float[Tensor, " m"]
     groups: Int[Tensor, " m"]
     ranks: Int[Tensor, " m"]
+    index: Int[Tensor, " m"]
+    layers: Int[Tensor, " m"]
 
 
-def _candidates(
-    gains: Mapping[str, Tensor], mask: Mask, budget: Budget, keep: bool, most: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Collect one side's candidates: gains, groups, flat positions, number of the layer."""
+def _side(gains: Mapping[str, Tensor], mask: Mask, budget: Budget, keep: bool, depth: Tensor) -> _Side:
+    """Rank one side's candidates within their groups, as far as each group's `depth`, ties by position."""
     parts = []
     for at, (name, gain) in enumerate(gains.items()):
-        flat = torch.where(mask[name] == keep, gain, -torch.inf).reshape(-1)
-        # Where a layer lies within one group, only its best can be taken.
-        if budget.grouping in ("layer", "global"):
-            index = flat.topk(min(most, flat.numel()))[1]
-            index = index[torch.isfinite(flat[index])].sort()[0]
-        else:
-            index = torch.isfinite(flat).nonzero().squeeze(1)
-        parts.append((flat[index], budget.groups(name, index), index, torch.full_like(index, at)))
-    columns = list(zip(*parts, strict=True))
-    return (torch.cat(columns[0]), torch.cat(columns[1]), torch.cat(columns[2]), torch.cat(columns[3]))
-
-
-def _ranked(gains: Tensor, groups: Tensor) -> _Side:
-    """Sort candidates by group and, within it, by falling gain."""
-    order = gains.argsort(descending=True, stable=True)
+        allowed = (mask[name] == keep) & (gain > -torch.inf) & (gain < torch.inf)  # NaN is neither
+        rows = as_rows(torch.where(allowed, gain, -torch.inf), budget.grouping)
+        # Counted, so that what is forbidden is not ranked among its like.
+        start = budget.offset(name)
+        best = mark_best(rows, torch.minimum(count_rows(rows > -torch.inf), depth[start : start + len(rows)]))
+        index = from_rows(best, budget.grouping, gain.shape).reshape(-1).nonzero().squeeze(1)
+        parts.append((gain.reshape(-1)[index], budget.groups(name, index), index, torch.full_like(index, at)))
+    values, groups, index, layers = (torch.cat(column) for column in zip(*parts, strict=True))
+    order = values.argsort(descending=True, stable=True)
     order = order[groups[order].argsort(stable=True)]
-    groups = groups[order]
-    starts = torch.searchsorted(groups, groups)
-    ranks = torch.arange(groups.numel(), device=groups.device) - starts
-    return _Side(order, gains[order], groups, ranks)
+    ranks = places(groups[order])
+    near = ranks < depth[groups[order]]  # layers that share a group bring more
+    order, ranks = order[near], ranks[near]
+    return _Side(values[order], groups[order], ranks, index[order], layers[order])
 
 
 def _worth(side: _Side, other: _Side) -> Float[Tensor, " m"]:
@@ -116,8 +132,4 @@ def _worth(side: _Side, other: _Side) -> Float[Tensor, " m"]:
 def _top(worth: Float[Tensor, " m"], most: int) -> Int[Tensor, " k"]:
     """Give the positions of the highest finite values, ties by position."""
     order = worth.argsort(descending=True, stable=True)[:most]
-    return order[_finite(worth[order])]
-
-
-def _finite(values: Tensor) -> Bool[Tensor, " m"]:
-    return values > -torch.inf
+    return order[worth[order] > -torch.inf]

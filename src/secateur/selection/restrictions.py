@@ -7,14 +7,48 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from secateur.core.errors import SecateurError
+from secateur.core.ranks import mark_best
 from secateur.core.registry import register
 from secateur.core.selector import LayerView, Selector
 from secateur.core.signal import Signal
 
 
+@dataclass(frozen=True)
+class Restriction(Selector):
+    """A selector whose gains are another's, except for weights that it forbids.
+
+    Attributes:
+        selector: what is wrapped.
+    """
+
+    selector: Selector
+
+    @property
+    def needs(self) -> frozenset[Signal]:
+        """What the wrapped selector needs."""
+        return self.selector.needs
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the wrapped selector does."""
+        return self.selector.remembers
+
+    def freeze(self, mask: Bool[Tensor, "o i"], scores: Float[Tensor, "o i"]) -> Bool[Tensor, "o i"]:
+        """Freeze what the wrapped selector freezes.
+
+        Args:
+            mask: the one-shot mask.
+            scores: the scores it was drawn by.
+
+        Returns:
+            True = frozen.
+        """
+        return self.selector.freeze(mask, scores)
+
+
 @register("selector", "fixed")
 @dataclass(frozen=True)
-class Fixed(Selector):
+class Fixed(Restriction):
     """The surest weights of the one-shot mask never change.
 
     In each layer the lowest-scored fraction of the pruned weights stays pruned, the
@@ -30,7 +64,6 @@ class Fixed(Selector):
         SecateurError: a fraction outside [0, 1].
     """
 
-    selector: Selector
     pruned: float = 0.42
     kept: float = 0.35
 
@@ -39,11 +72,6 @@ class Fixed(Selector):
         for name, value in (("pruned", self.pruned), ("kept", self.kept)):
             if not 0 <= value <= 1:
                 raise SecateurError(f"the fixed fraction '{name}' must lie in [0, 1], not {value}.")
-
-    @property
-    def needs(self) -> frozenset[Signal]:
-        """What the wrapped selector needs."""
-        return self.selector.needs
 
     def freeze(self, mask: Bool[Tensor, "o i"], scores: Float[Tensor, "o i"]) -> Bool[Tensor, "o i"]:
         """Freeze the surest weights, and what the wrapped selector freezes.
@@ -55,11 +83,9 @@ class Fixed(Selector):
         Returns:
             True = frozen.
         """
-        flat, kept = scores.reshape(-1), mask.reshape(-1)
-        frozen = self.selector.freeze(mask, scores).reshape(-1).clone()
-        frozen[_surest(torch.where(kept, torch.inf, flat), int(self.pruned * int((~kept).sum())))] = True
-        frozen[_surest(torch.where(kept, -flat, torch.inf), int(self.kept * int(kept.sum())))] = True
-        return frozen.reshape(mask.shape)
+        surest_pruned = _lowest(torch.where(mask, torch.inf, scores), int(self.pruned * int((~mask).sum())))
+        surest_kept = _lowest(torch.where(mask, -scores, torch.inf), int(self.kept * int(mask.sum())))
+        return self.selector.freeze(mask, scores) | surest_pruned | surest_kept
 
     def gain(self, view: LayerView) -> Float[Tensor, "o i"]:
         """Forbid the frozen weights.
@@ -73,14 +99,14 @@ class Fixed(Selector):
         return self.selector.gain(view).masked_fill(view.frozen, -torch.inf)
 
 
-def _surest(keys: Tensor, count: int) -> Tensor:
-    """Give the positions of the `count` lowest keys, ties by position."""
-    return keys.argsort(stable=True)[:count]
+def _lowest(keys: Float[Tensor, "o i"], count: int) -> Bool[Tensor, "o i"]:
+    """Mark the `count` lowest keys, ties by position."""
+    return mark_best(-keys.reshape(1, -1), count).reshape(keys.shape)
 
 
 @register("selector", "tabu")
 @dataclass(frozen=True)
-class Tabu(Selector):
+class Tabu(Restriction):
     """Weights that were in recent blocks wait.
 
     The tabu list of a layer holds at most a fraction of its weights that are not frozen; the
@@ -94,7 +120,6 @@ class Tabu(Selector):
         SecateurError: a fraction outside [0, 1].
     """
 
-    selector: Selector
     fraction: float = 0.4
 
     def __post_init__(self) -> None:
@@ -103,21 +128,9 @@ class Tabu(Selector):
             raise SecateurError(f"the tabu fraction must lie in [0, 1], not {self.fraction}.")
 
     @property
-    def needs(self) -> frozenset[Signal]:
-        """What the wrapped selector needs."""
-        return self.selector.needs
-
-    def freeze(self, mask: Bool[Tensor, "o i"], scores: Float[Tensor, "o i"]) -> Bool[Tensor, "o i"]:
-        """Freeze what the wrapped selector freezes.
-
-        Args:
-            mask: the one-shot mask.
-            scores: the scores it was drawn by.
-
-        Returns:
-            True = frozen.
-        """
-        return self.selector.freeze(mask, scores)
+    def remembers(self) -> bool:
+        """True, unless its list is always empty and the wrapped selector does not."""
+        return self.fraction > 0 or self.selector.remembers
 
     def gain(self, view: LayerView) -> Float[Tensor, "o i"]:
         """Forbid the weights on the tabu list.
@@ -142,9 +155,4 @@ def most_recent(stamps: Tensor, capacity: int) -> Tensor:
     Returns:
         True for those weights.
     """
-    stamped = stamps > 0
-    if capacity >= int(stamped.sum()):
-        return stamped
-    recent = torch.zeros_like(stamped).reshape(-1)
-    recent[stamps.reshape(-1).argsort(descending=True, stable=True)[:capacity]] = True
-    return recent.reshape(stamps.shape)
+    return (stamps > 0) & mark_best(stamps.reshape(1, -1), capacity).reshape(stamps.shape)

@@ -223,7 +223,7 @@ class Classification(Task):
         Returns:
             One vector for each class and sample, [C, S, C]; exact.
         """
-        p = outputs.softmax(1)
+        p = _widened(outputs).softmax(1)
         eye = torch.eye(p.shape[1], dtype=p.dtype, device=p.device)
         return p.T.sqrt()[:, :, None] * (eye[:, None, :] - p)
 

@@ -114,6 +114,114 @@ class Dead(nn.Module):
         return self.last(torch.relu(self.first(x)))
 
 
+class Auxiliary(Dead):
+    """A network with a head that is run, but whose outputs go nowhere."""
+
+    def forward(self, x: Float[Tensor, "s i"]) -> Float[Tensor, "s c"]:
+        """Run the network.
+
+        Args:
+            x: samples.
+
+        Returns:
+            Logits.
+        """
+        x = torch.relu(self.first(x))
+        self.unused(x)
+        return self.last(x)
+
+
+class Backbone(Dead):
+    """A network that runs its first layer under torch.no_grad."""
+
+    def forward(self, x: Float[Tensor, "s i"]) -> Float[Tensor, "s c"]:
+        """Run the network.
+
+        Args:
+            x: samples.
+
+        Returns:
+            Logits.
+        """
+        with torch.no_grad():
+            x = torch.relu(self.first(x))
+        return self.last(torch.relu(self.unused(x)))
+
+
+class Keyword(Shared):
+    """A network that calls a layer with a keyword."""
+
+    def forward(self, x: Float[Tensor, "s i"]) -> Float[Tensor, "s c"]:
+        """Run the network.
+
+        Args:
+            x: samples.
+
+        Returns:
+            Logits.
+        """
+        return self.last(torch.tanh(self.second(input=torch.tanh(self.third(torch.tanh(self.first(x)))))))
+
+
+class SequenceFirst(Positions):
+    """Linear layers applied at each position, with the positions before the samples."""
+
+    def forward(self, x: Float[Tensor, "s t i"]) -> Float[Tensor, "s c"]:
+        """Run the network.
+
+        Args:
+            x: samples, each a sequence.
+
+        Returns:
+            Logits.
+        """
+        x = x.transpose(0, 1)
+        return self.head((x + self.down(torch.tanh(self.up(x)))).mean(0))
+
+
+class Reused(Dead):
+    """A network that uses its first weight a second time, transposed and outside its layer."""
+
+    def __init__(self, inputs: int = 6, hidden: int = 8) -> None:
+        """Build the network.
+
+        Args:
+            inputs: features of a sample.
+            hidden: width.
+        """
+        super().__init__(inputs, hidden)
+        self.unused = nn.Linear(inputs, hidden)
+
+    def forward(self, x: Float[Tensor, "s i"]) -> Float[Tensor, "s c"]:
+        """Run the network.
+
+        Args:
+            x: samples.
+
+        Returns:
+            Logits.
+        """
+        x = nn.functional.linear(torch.tanh(self.first(x)), self.first.weight.T)
+        return self.last(torch.tanh(self.unused(x)))
+
+
+class Caching(Dead):
+    """A network that makes a tensor the first time it is run, and keeps it."""
+
+    def forward(self, x: Float[Tensor, "s i"]) -> Float[Tensor, "s c"]:
+        """Run the network.
+
+        Args:
+            x: samples.
+
+        Returns:
+            Logits.
+        """
+        if not hasattr(self, "scale"):
+            self.scale = torch.linspace(0.5, 1.5, self.first.out_features, dtype=x.dtype)
+        return self.last(torch.relu(self.unused(torch.tanh(self.first(x)) * self.scale)))
+
+
 def mlp(seed: int = 0, samples: int = 64) -> Network:
     """Give a perceptron 6-8-7-4 with tanh.
 
@@ -196,6 +304,85 @@ def frozen(seed: int = 0, samples: int = 64) -> Network:
     network = mlp(seed, samples)
     network.model.requires_grad_(False)
     return network
+
+
+def auxiliary(seed: int = 0, samples: int = 64) -> Network:
+    """Give a network with a layer, ``unused``, that is run but does not affect the logits.
+
+    Args:
+        seed: of weights and data.
+        samples: in all; a fifth evaluates.
+
+    Returns:
+        The network.
+    """
+    return _network(Auxiliary(), (6,), seed, samples)
+
+
+def backbone(seed: int = 0, samples: int = 64) -> Network:
+    """Give a network whose layer ``first`` is run under torch.no_grad.
+
+    Args:
+        seed: of weights and data.
+        samples: in all; a fifth evaluates.
+
+    Returns:
+        The network.
+    """
+    return _network(Backbone(), (6,), seed, samples)
+
+
+def keyword(seed: int = 0, samples: int = 64) -> Network:
+    """Give a network whose layer ``second`` is called with a keyword, and shares its weight.
+
+    Args:
+        seed: of weights and data.
+        samples: in all; a fifth evaluates.
+
+    Returns:
+        The network.
+    """
+    return _network(Keyword(), (6,), seed, samples)
+
+
+def sequence_first(seed: int = 0, samples: int = 64, positions: int = 3) -> Network:
+    """Give a network that lays sequences [S, T, 5] out as [T, S, 5] for its layers ``up`` and ``down``.
+
+    Args:
+        seed: of weights and data.
+        samples: in all; a fifth evaluates.
+        positions: T.
+
+    Returns:
+        The network.
+    """
+    return _network(SequenceFirst(), (positions, 5), seed, samples)
+
+
+def reused(seed: int = 0, samples: int = 64) -> Network:
+    """Give a network that uses the weight of ``first`` outside the layer, too.
+
+    Args:
+        seed: of weights and data.
+        samples: in all; a fifth evaluates.
+
+    Returns:
+        The network.
+    """
+    return _network(Reused(), (6,), seed, samples)
+
+
+def caching(seed: int = 0, samples: int = 64) -> Network:
+    """Give a network that keeps a tensor from the first time it is run.
+
+    Args:
+        seed: of weights and data.
+        samples: in all; a fifth evaluates.
+
+    Returns:
+        The network.
+    """
+    return _network(Caching(), (6,), seed, samples)
 
 
 NETWORKS: dict[str, Callable[..., Network]] = {
