@@ -259,3 +259,62 @@ def test_words_are_divided():
         ["a"],
         {"x": "1", "y.z": "2", "r": "-3"},
     )
+
+
+def test_interruption_while_preparing_is_one_line(tmp_path):
+    (tmp_path / "long.toml").write_text(SMALL.replace("epochs = 2", "epochs = 100000"))
+    for wait in (0.4, 8.0):  # importing; training
+        process = subprocess.Popen(
+            [sys.executable, "-m", "secateur", "prune", "long.toml", "--out", "run"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        time.sleep(wait)
+        os.kill(process.pid, signal.SIGINT)
+        told, _ = process.communicate(timeout=60)
+        assert (process.returncode, told) == (130, "interrupted\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupted_run_says_how_to_go_on(capsys, monkeypatch):
+    def stopped(*_, out, **__):
+        out.mkdir()
+        (out / "state.safetensors").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("secateur.recipes.run.run_recipe", stopped)
+    assert run(["prune", "small.toml", "--out", "a run"]) == 130
+    assert "interrupted: go on with it by `secateur prune --resume 'a run'`\n" in lines(capsys)
+
+
+def test_a_run_is_evaluated_from_any_folder(capsys, tmp_path, monkeypatch):
+    torch.save({"x": torch.randn(60, 4), "y": torch.arange(60) % 3}, tmp_path / "d.pt")
+    (tmp_path / "net.py").write_text("import torch\ndef build(w): return torch.nn.Linear(4, w)\n")
+    (tmp_path / "r.toml").write_text(
+        '[data]\nname = "arrays"\npath = "d.pt"\n[model]\nname = "function"\ntarget = "net.py:build"\n'
+        '[run]\ndensity = 0.5\nbudget = "1steps"\n'
+    )
+    assert run(["prune", "r.toml", "--out", "my run", "--arguments.w", "3"]) == 0
+    told = lines(capsys)
+    assert "budget 1 step," in told
+    assert "secateur evaluate 'my run'" in told
+    monkeypatch.chdir("/")
+    assert run(["evaluate", str(tmp_path / "my run")]) == 0
+
+
+def test_a_run_after_a_run_is_named_after_its_folder(capsys, finished):
+    assert run(["prune", str(finished), "--pruner", "one-shot"]) == 0
+    assert "runs/run-1 holds the mask" in lines(capsys)
+
+
+def test_a_figure_of_no_known_kind_is_refused_before_the_table(capsys, finished):
+    assert run(["compare", str(finished), "--figure", "c.xyz"]) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_a_damaged_log_does_not_stop_the_report(capsys, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "copy")
+    (tmp_path / "copy" / "events.jsonl").write_bytes(bytes(range(256)) * 40)
+    assert run(["report", "copy"]) == 0
+    assert run(["prune", "--resume", "copy", "--quiet"]) == 0

@@ -266,3 +266,12 @@ def test_cifar_from_an_npz(assets: Path) -> None:
     samples = source.load()
     assert samples.calibration.inputs.shape == (64, 3, 32, 32)
     assert len(samples.evaluation) == 100
+
+
+@pytest.mark.parametrize("suffix", ["pt", "npz", "safetensors"])
+@pytest.mark.parametrize("junk", [b"jj" * 99, b"", b"PK\x03\x04junk"])
+def test_junk_instead_of_arrays(tmp_path: Path, junk: bytes, suffix: str) -> None:
+    path = tmp_path / f"junk.{suffix}"
+    path.write_bytes(junk)
+    with pytest.raises(SecateurError, match=r"damaged|more than tensors"):
+        Arrays(str(path)).load()

@@ -252,7 +252,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise error
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(SecateurError, match=r"no space left.*make room and save again; nothing was lost"):
+    with pytest.raises(SecateurError, match=r"no space left.*make room and try again; what was there before"):
         save_checkpoint(mlp(1).model, path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.safetensors"]

@@ -238,3 +238,18 @@ def test_garment_classifier_has_the_published_keys() -> None:
     assert list(state) == keys
     assert [list(state[key].shape) for key in keys[::2]] == [[512, 784], [512, 512], [10, 512]]
     assert not re.search("Dropout", repr(GarmentClassifier().build()))
+
+
+@pytest.mark.parametrize("junk", [b"jj" * 99, b"", b"PK\x03\x04junk", bytes(range(256))])
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_junk_instead_of_weights(tmp_path: Path, junk: bytes, suffix: str) -> None:
+    path = tmp_path / f"junk.{suffix}"
+    path.write_bytes(junk)
+    with pytest.raises(SecateurError, match="damaged"):
+        read_state_dict(path)
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), 0.0])
+def test_learning_rates_that_mean_nothing(rate: float) -> None:
+    with pytest.raises(SecateurError, match="training needs a positive number"):
+        Trained(learning_rate=rate)

@@ -322,7 +322,7 @@ def test_limits_are_read():
     assert Limit.parse("1.5 min") == Limit(seconds=90.0)
     assert Limit.parse("500steps") == Limit(steps=500)
     assert Limit.parse(None) == Limit()
-    for wrong in ("fast", "10", "-3s", "1.5steps", "0s"):
+    for wrong in ("fast", "10", "-3s", "1.5steps", "0s", "0steps"):
         with pytest.raises(SecateurError, match="write for example 60s"):
             Limit.parse(wrong)
 

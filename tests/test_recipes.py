@@ -276,8 +276,50 @@ def test_the_pruner_may_be_left_out():
 def test_bad_toml_names_file_and_line(tmp_path):
     path = tmp_path / "bad.toml"
     path.write_text("[data]\nname = digits\n")
-    with pytest.raises(SecateurError, match=r"the recipe bad is not TOML, line 2, column 8: invalid value\."):
+    with pytest.raises(SecateurError) as raised:
         load(path)
+    said = f"the recipe {path} is not TOML, line 2, column 8 (invalid value): mend it there"
+    assert str(raised.value).startswith(said)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.toml").write_text("[data\n")
+    (run / "events.jsonl").touch()
+    with pytest.raises(SecateurError) as raised:
+        load(run)
+    assert f"the recipe {run / 'recipe.toml'} is not TOML, line 1" in str(raised.value)
+    assert "it is the recipe of a run" in str(raised.value)
+
+
+def test_local_paths_become_absolute_and_names_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").touch()
+    (tmp_path / "w.pt").touch()
+    model = {"name": "function", "target": "net.py:build", "weights": "w.pt", "arguments": {"path": "w.pt"}}
+    data = {"name": "arrays", "path": "w.pt"}
+    table = load({"data": data, "model": model}).table
+    assert table["data"]["path"] == str(tmp_path / "w.pt")
+    assert table["model"]["target"] == f"{tmp_path / 'net.py'}:build"
+    assert table["model"]["weights"] == str(tmp_path / "w.pt")
+    assert table["model"]["arguments"] == {"path": "w.pt"}
+    names = {"data": {"name": "huggingface", "path": "ylecun/mnist"}, "model": {**model, "target": "a.b:c"}}
+    table = load(names).table
+    assert table["data"]["path"] == "ylecun/mnist"
+    assert table["model"]["target"] == "a.b:c"
+
+
+def test_every_field_is_written_out():
+    table = parse(load("digits").dumps(), "test")
+    assert table["run"]["grouping"] == "none"
+    assert table["pruner"]["stage"]["pruned"] == "none"
+    assert table["pruner"]["batches"]["size"] == "none"
+
+
+def test_entries_of_a_free_table_can_be_set():
+    model = {"name": "function", "target": "a.b:c", "arguments": {"h": 3}}
+    recipe = load(
+        {**SMALL, "model": model}, {"model.arguments.w": Text("128"), "arguments.act": Text("relu")}
+    )
+    assert recipe.table["model"]["arguments"] == {"h": 3, "w": 128, "act": "relu"}
 
 
 @pytest.mark.parametrize(

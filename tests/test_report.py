@@ -167,3 +167,25 @@ def test_folders_that_cannot_be_reported(folder, spoil, said):
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(SecateurError, match="there is no run folder"):
         read_run(tmp_path / "none")
+
+
+def test_damaged_lines_of_the_log_are_left_out_and_counted(folder):
+    log = folder / "events.jsonl"
+    junk = [b"\xff\x00\x9b", b"[1]", b"3", b'{"event": "stepped"}', b'{"event": "started", "layers": 3}']
+    log.write_bytes(b"\n".join(junk) + b"\n" + log.read_bytes())
+    run = read_run(folder)
+    assert run.skipped == 5
+    assert len(run.steps()) == 3
+    assert "5 damaged lines of events.jsonl are left out" in write_page(folder).read_text()
+    log.write_bytes(bytes(range(256)) * 9)
+    assert read_run(folder).steps() == []
+    write_page(folder)
+
+
+def test_a_legend_is_no_wider_than_its_figure():
+    figure = loss_figure(record(step(1), step(2)))
+    assert figure is not None
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1

@@ -19,6 +19,7 @@ from secateur.core.limit import Limit
 from secateur.pruners import Batches, Stage, Trust
 from secateur.runs import RunFolder
 from secateur.runs.clock import Clock
+from secateur.runs.prune import _check
 from secateur.scores import Gradient
 from secateur.solvers import Swaps
 from secateur.testing import networks
@@ -263,13 +264,70 @@ def test_a_folder_that_is_no_run(tmp_path):
         go(tmp_path / "run", steps=1)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint at all", None])
-def test_a_damaged_checkpoint_is_said(tmp_path, content):
+def flipped(content: bytes) -> bytes:
+    """Change one weight's mask in a checkpoint."""
+    return content[:-10] + bytes([content[-10] ^ 1]) + content[-9:]
+
+
+@pytest.mark.parametrize("spoil", [lambda _: b"", lambda _: b"junk" * 9, lambda c: c[:-50], flipped])
+def test_a_damaged_checkpoint_is_said(tmp_path, spoil):
     go(tmp_path / "run", steps=2)
     path = tmp_path / "run" / "state.safetensors"
-    path.write_bytes(path.read_bytes()[:-50] if content is None else content)
+    path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(SecateurError, match=r"is damaged and cannot be resumed"):
         go(tmp_path / "run", resume=True)
+
+
+def test_a_checkpoint_of_another_version_is_not_called_damaged(tmp_path, monkeypatch):
+    monkeypatch.setattr("secateur.runs.checkpoint._FORMAT", "secateur-state-0")
+    go(tmp_path / "run", steps=2)
+    monkeypatch.undo()
+    with pytest.raises(SecateurError, match="another version of Secateur"):
+        go(tmp_path / "run", resume=True)
+
+
+def test_a_lost_log_does_not_lose_the_run(tmp_path):
+    whole = go(tmp_path / "whole")
+    go(tmp_path / "run", steps=3)
+    (tmp_path / "run" / "events.jsonl").unlink()
+    assert go(tmp_path / "run", resume=True).mask.same_as(whole.mask)
+
+
+def test_what_stays_dense_and_what_rounding_does_is_said():
+    model = nn.Sequential(nn.Conv1d(1, 3, 3), nn.Flatten(), nn.Linear(12, 4)).double()
+    task = Classification.from_arrays(torch.randn(60, 1, 6, dtype=torch.float64), torch.arange(60) % 4)
+    run = prune(model, task, OneShot(), density=0.3, grouping="output")
+    assert any("of the weights stay dense" in n and "0.weight" in n for n in run.report["notices"])
+    assert any("makes the density 0.3333 instead of 0.3" in n for n in run.report["notices"])
+    net = networks.mlp()
+    assert prune(net.model, net.task, OneShot(), density=0.5).report["notices"] == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"model": 3}, "model must be a torch.nn.Module"),
+        ({"task": 3}, "task must be a Task"),
+        ({"pruner": "icbs"}, "pruner must be a pruner, such as"),
+        ({"pruner": ICBS}, "pruner must be a pruner, such as"),
+        ({"allocation": "erk"}, "allocation must be an allocation"),
+        ({"density": "a"}, "density must be a number"),
+        ({"seed": None}, "seed must be a whole number"),
+    ],
+)
+def test_arguments_of_the_wrong_kind(wrong, words):
+    """Past the run-time checks of the tests, which would answer first."""
+    net = networks.mlp()
+    given = {
+        "model": net.model,
+        "task": net.task,
+        "pruner": None,
+        "density": 0.5,
+        "allocation": None,
+        "seed": 0,
+    }
+    with pytest.raises(SecateurError, match=words):
+        _check(**(given | wrong))
 
 
 def test_a_run_of_another_model_or_other_settings_is_refused(tmp_path):

@@ -259,3 +259,25 @@ def test_bad_normalisation(arguments: dict[str, object], message: "re.Pattern[st
 def test_parts_of_different_shape() -> None:
     with pytest.raises(SecateurError, match=says("[3]", "[2]")):
         Classification.from_arrays(draw(4, 3), [0, 1, 0, 1], evaluation=(draw(4, 2), [0, 1, 0, 1]))
+
+
+def test_a_model_that_does_not_take_the_inputs_gets_one_sentence(task: Classification) -> None:
+    batch = task.batch("calibration", torch.arange(5), CPU)
+    words = ("cannot be run on", "[5, 3]", "(mat1 and mat2 shapes cannot be multiplied", "flat = true")
+    with pytest.raises(SecateurError, match=says(*words)) as raised:
+        task.forward(nn.Linear(7, 4), batch)
+    assert isinstance(raised.value.__cause__, RuntimeError)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(SecateurError, match="cannot be run on"):
+        task.forward(nn.Bilinear(3, 3, 4), batch)  # wants two inputs
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("CUDA error: gone")])
+def test_faults_of_the_device_are_passed_on(task: Classification, error: Exception) -> None:
+    class Failing(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            raise error
+
+    with pytest.raises(type(error)) as raised:
+        task.forward(Failing(), task.batch("calibration", torch.arange(5), CPU))
+    assert raised.value is error

@@ -19,16 +19,7 @@ class ERK(Allocation):
     """
 
     def budget(self, shapes: Mapping[str, tuple[int, int]], density: float, grouping: Grouping) -> Budget:
-        """Turn a density into exact counts.
-
-        Args:
-            shapes: outputs and inputs of each layer.
-            density: overall fraction kept.
-            grouping: what a group is.
-
-        Returns:
-            The budget.
-        """
+        """Turn a density into exact counts."""
         sizes = {name: o * i for name, (o, i) in shapes.items()}
         raw = {name: (o + i) / (o * i) for name, (o, i) in shapes.items()}
         full: set[str] = set()

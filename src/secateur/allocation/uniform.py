@@ -15,16 +15,7 @@ class Uniform(Allocation):
     """Every layer keeps the same fraction."""
 
     def budget(self, shapes: Mapping[str, tuple[int, int]], density: float, grouping: Grouping) -> Budget:
-        """Turn a density into exact counts.
-
-        Args:
-            shapes: outputs and inputs of each layer.
-            density: overall fraction kept.
-            grouping: what a group is.
-
-        Returns:
-            The budget.
-        """
+        """Turn a density into exact counts."""
         return Budget.from_densities(grouping, shapes, dict.fromkeys(shapes, density))
 
 

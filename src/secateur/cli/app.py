@@ -6,9 +6,9 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
+from secateur.cli import INTERRUPTED
 from secateur.core.errors import SecateurError
 
-INTERRUPTED = 130
 MENDABLE = 2
 Flag = Annotated[bool, Parameter(negative=())]
 
@@ -17,6 +17,7 @@ app = App(
     help="Prunes trained PyTorch networks by combinatorial optimisation.",
     version=lambda: version("secateur"),
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,
     usage="Usage: secateur COMMAND [OPTIONS]",
     help_epilogue=(
         "Begin with `secateur demo`. An error is one sentence; --traceback shows where it came from."
@@ -53,7 +54,9 @@ def run(words: list[str]) -> int:
             f"error: {_sentence(error)}", markup=False, highlight=False
         )
         return MENDABLE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        said = f"interrupted: {error}" if str(error) else "interrupted"
+        Console(stderr=True, soft_wrap=True).print(said, markup=False, highlight=False)
         return INTERRUPTED
     except BrokenPipeError:
         return 0

@@ -22,12 +22,14 @@ def run_compare(folders: Sequence[str], figure: str | None) -> int:
         The status.
 
     Raises:
-        SecateurError: no run was named, or one cannot be read.
+        SecateurError: no run was named, one cannot be read, or the figure is of no known kind.
     """
     if not folders:
         raise SecateurError(
             "name the runs to compare, such as `secateur compare runs/digits-1 runs/digits-2`."
         )
+    if figure and Path(figure).suffix not in (".svg", ".png", ".pdf"):
+        raise SecateurError(f"a figure is a .svg, .png or .pdf file, not {figure}.")
     from secateur.evaluation import cautions, compare
 
     read = {folder: read_run(folder) for folder in folders}
@@ -55,8 +57,6 @@ def run_compare(folders: Sequence[str], figure: str | None) -> int:
     for words in cautions(rows):
         console.print(f"[yellow]note: {words}", highlight=False, soft_wrap=True)
     if figure:
-        if Path(figure).suffix not in (".svg", ".png", ".pdf"):
-            raise SecateurError(f"a figure is a .svg, .png or .pdf file, not {figure}.")
         console.print(
             f"wrote {save_comparison([runs[row.name] for row in rows], figure)}",
             highlight=False,

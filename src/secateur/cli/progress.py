@@ -76,7 +76,11 @@ class Progress:
     def _header(self, event: Started) -> str:
         sizes = [outputs * inputs for outputs, inputs in event.layers.values()]
         budget = f"{event.seconds_limit:g} s" if event.seconds_limit else ""
-        budget = f"{event.steps_limit} steps" if event.steps_limit is not None else budget
+        budget = (
+            f"{event.steps_limit} step{'s' * (event.steps_limit != 1)}"
+            if event.steps_limit is not None
+            else budget
+        )
         words = f"{self._title}: {len(sizes)} layer{'s' * (len(sizes) != 1)}, {sum(sizes):,} weights"
         if event.step:
             words += f", going on after step {event.step}"

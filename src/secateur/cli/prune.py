@@ -1,5 +1,6 @@
 """`secateur prune`: a recipe and words from the command line -> a run."""
 
+import shlex
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -40,6 +41,7 @@ def run_prune(
 
     Raises:
         SecateurError: something typed cannot be used.
+        KeyboardInterrupt: the user would not wait for the end of a step.
     """
     named, typed = split_words(words)
     overrides = {name: Text(value) for name, value in {**typed, **fields}.items()}
@@ -53,16 +55,24 @@ def run_prune(
         )
     source = resume or named[0]
     title = read_text(source)[0]
-    folder = Path(resume) if resume else Path(out).expanduser() if out else next_folder(title)
+    folder = Path(resume).expanduser() if resume else Path(out).expanduser() if out else next_folder(title)
     if not resume:
         _check_new(folder)
-    from secateur.recipes import load, run_recipe  # seconds, which a mistake above need not wait for
+    from secateur.recipes import load, prepare, run_recipe  # seconds, which a mistake above need not wait for
 
     recipe = load(source, overrides, assets=assets)
     console = Console(quiet=quiet)
     progress = Progress(console, folder.name if resume else title)
-    with _interruptible(console) as stop, nullcontext() if quiet else progress:
-        run = run_recipe(recipe, out=folder, resume=bool(resume), listeners=[progress], stop=stop)
+    things = prepare(recipe)
+    try:
+        with _interruptible(console) as stop, nullcontext() if quiet else progress:
+            run = run_recipe(
+                recipe, out=folder, resume=bool(resume), listeners=[progress], stop=stop, ingredients=things
+            )
+    except KeyboardInterrupt as error:
+        if (folder / "state.safetensors").is_file():
+            raise KeyboardInterrupt(f"go on with it by `{_resuming(folder)}`") from error
+        raise
     console.print()
     console.print(summary(run.report))
     _closing(console, folder)
@@ -111,14 +121,18 @@ def next_folder(name: str) -> Path:
     return folder
 
 
+def _resuming(folder: Path) -> str:
+    """Write the command that goes on with a run."""
+    return f"secateur prune --resume {shlex.quote(str(folder))}"
+
+
 def _check_new(folder: Path) -> None:
     """Refuse a folder that something is in."""
     if not folder.exists() or (folder.is_dir() and not any(folder.glob("[!.]*"))):
         return
     if (folder / "events.jsonl").is_file():
         raise SecateurError(
-            f"{folder} holds a run already: go on with it by `secateur prune --resume {folder}`, "
-            "or give another --out."
+            f"{folder} holds a run already: go on with it by `{_resuming(folder)}`, or give another --out."
         )
     raise SecateurError(f"{folder} is there already and not empty: give another --out.")
 
@@ -173,9 +187,9 @@ class _Stop:
 
 def _closing(console: Console, folder: Path) -> None:
     """Say where everything is and what can be done with it."""
-    name = escape(str(folder))
+    name, quoted = escape(str(folder)), escape(shlex.quote(str(folder)))
     console.print(
         f"\n[bold]{name}[/] holds the mask, report.html and the log.", highlight=False, soft_wrap=True
     )
-    for words in (f"secateur evaluate {name}", f"secateur compare {name} OTHER"):
+    for words in (f"secateur evaluate {quoted}", f"secateur compare {quoted} OTHER"):
         console.print(f"  {words}", style="dim", highlight=False, soft_wrap=True)

@@ -1,12 +1,13 @@
 """`secateur recipes`: list, show, copy."""
 
+import shlex
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from secateur.core.errors import SecateurError
-from secateur.recipes.files import builtin_names, parse, read_text
+from secateur.recipes.files import builtin_names, read_table, read_text
 
 
 def list_recipes() -> int:
@@ -17,7 +18,7 @@ def list_recipes() -> int:
     """
     table = Table(box=None, pad_edge=False, show_header=False)
     for name in builtin_names():
-        table.add_row(f"[bold]{name}", str(parse(read_text(name)[1], name).get("about", "")))
+        table.add_row(f"[bold]{name}", str(read_table(name).get("about", "")))
     console = Console()
     console.print(table)
     console.print("\nsecateur prune NAME, or secateur recipes copy NAME to make it your own", style="dim")
@@ -69,5 +70,7 @@ def copy_recipe(name: str, dest: str | None) -> int:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise SecateurError(f"cannot write {path}: {error.strerror}.") from error
-    Console(soft_wrap=True).print(f"wrote {path}; run it with: secateur prune {path}", highlight=False)
+    Console(soft_wrap=True).print(
+        f"wrote {path}; run it with: secateur prune {shlex.quote(str(path))}", highlight=False
+    )
     return 0

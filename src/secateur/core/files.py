@@ -44,7 +44,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         if _is_full(error):
             raise SecateurError(
-                f"no space left on the disk to write '{path}': make room and save again; nothing was lost."
+                f"no space left on the disk to write '{path}': make room and try again; what was "
+                "there before is whole."
             ) from error
         raise SecateurError(f"cannot write '{path}' ({error}): give another place.") from error
     finally:

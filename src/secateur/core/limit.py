@@ -35,10 +35,11 @@ class Limit:
         """
         if isinstance(text, Limit):
             return text
-        if not text:
+        if text is None or text == "":
             return cls()
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", text.lower())
-        if match and match[2] in ("step", "steps", "stage", "stages") and match[1].isdigit():
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", str(text).lower())
+        steps = match and match[2] in ("step", "steps", "stage", "stages") and match[1].isdigit()
+        if match and steps and int(match[1]) > 0:
             return cls(steps=int(match[1]))
         if match and match[2] in _SECONDS and float(match[1]) > 0:
             return cls(seconds=float(match[1]) * _SECONDS[match[2]])

@@ -29,47 +29,20 @@ class HessianLinearisation(Linearisation):
         self._gradients = tape.gradients
 
     def gradient(self, name: str) -> Float[Tensor, "o i"]:
-        """Give g + H d for a layer.
-
-        Args:
-            name: the layer.
-
-        Returns:
-            The model's gradient at the current point.
-        """
+        """Give g + H d for a layer."""
         return self._gradients[name]
 
     def diagonal(self, name: str) -> Float[Tensor, "o i"]:
-        """Give zeros: the diagonal of a Hessian is not to be had at the price of a pass.
-
-        Args:
-            name: the layer.
-
-        Returns:
-            Zeros; a selector that asks falls back to the first order.
-        """
+        """Give zeros: the diagonal of a Hessian is not to be had at the price of a pass."""
         return torch.zeros_like(self._gradients[name])
 
     def quadratic(self, block: Block) -> QuadraticModel:
-        """Give gradient and Hessian of a block.
-
-        Args:
-            block: the weights.
-
-        Returns:
-            The quadratic model, dense.
-        """
+        """Give gradient and Hessian of a block."""
         assert self.tape.hessian is not None
         return QuadraticModel(block.gather(self._gradients), dense=self.tape.hessian(block))
 
     def move(self, block: Block, model: QuadraticModel, delta: Float[Tensor, " n"]) -> None:
-        """Move the point, at the price of a double backward pass.
-
-        Args:
-            block: the weights.
-            model: what `quadratic` gave for it.
-            delta: the change of each weight.
-        """
+        """Move the point, at the price of a double backward pass."""
         assert self.tape.hessian_product is not None
         for name, piece in block.split(delta).items():
             start = self.tape.layers[name].gradient
@@ -90,12 +63,5 @@ class Hessian(Curvature):
     needs: ClassVar[frozenset[Signal]] = frozenset({Signal.GRADIENT, Signal.HESSIAN})
 
     def linearise(self, tape: Tape) -> Linearisation:
-        """Model the loss around the point of a tape.
-
-        Args:
-            tape: the records.
-
-        Returns:
-            The linearisation.
-        """
+        """Model the loss around the point of a tape."""
         return HessianLinearisation(tape)

@@ -27,47 +27,20 @@ class MeanGradientLinearisation(Linearisation):
         self.response = 0.0
 
     def gradient(self, name: str) -> Float[Tensor, "o i"]:
-        """Give g + H d for a layer.
-
-        Args:
-            name: the layer.
-
-        Returns:
-            The model's gradient at the current point.
-        """
+        """Give g + H d for a layer."""
         return self.gradients[name] * (1 + self.response)
 
     def diagonal(self, name: str) -> Float[Tensor, "o i"]:
-        """Give the diagonal of H for a layer.
-
-        Args:
-            name: the layer.
-
-        Returns:
-            g^2.
-        """
+        """Give the diagonal of H for a layer."""
         return self.gradients[name].square()
 
     def quadratic(self, block: Block) -> QuadraticModel:
-        """Give gradient and curvature of a block.
-
-        Args:
-            block: the weights.
-
-        Returns:
-            The quadratic model, with one factor.
-        """
+        """Give gradient and curvature of a block."""
         gradient = block.gather(self.gradients)
         return QuadraticModel(gradient * (1 + self.response), factors=gradient[:, None])
 
     def move(self, block: Block, model: QuadraticModel, delta: Float[Tensor, " n"]) -> None:
-        """Move the point.
-
-        Args:
-            block: the weights.
-            model: what `quadratic` gave for it.
-            delta: the change of each weight.
-        """
+        """Move the point."""
         assert model.factors is not None
         self.response += float(model.factors[:, 0].double() @ delta.double())
 
@@ -80,12 +53,5 @@ class MeanGradient(Curvature):
     needs: ClassVar[frozenset[Signal]] = frozenset({Signal.GRADIENT})
 
     def linearise(self, tape: Tape) -> Linearisation:
-        """Model the loss around the point of a tape.
-
-        Args:
-            tape: the records.
-
-        Returns:
-            The linearisation.
-        """
+        """Model the loss around the point of a tape."""
         return MeanGradientLinearisation(tape)

@@ -35,41 +35,20 @@ class RowLinearisation(Linearisation):
         self._diagonals: dict[str, Tensor] = {}
 
     def gradient(self, name: str) -> Float[Tensor, "o i"]:
-        """Give g + H d for a layer: one matrix product.
-
-        Args:
-            name: the layer.
-
-        Returns:
-            The model's gradient at the current point.
-        """
+        """Give g + H d for a layer: one matrix product."""
         layer = self.tape.layers[name]
         if not self._moved:
             return layer.gradient
         return layer.gradient + layer.pullback(self.response / self.tape.samples)
 
     def diagonal(self, name: str) -> Float[Tensor, "o i"]:
-        """Give the diagonal of H for a layer, computed once a tape.
-
-        Args:
-            name: the layer.
-
-        Returns:
-            diag(H).
-        """
+        """Give the diagonal of H for a layer, computed once a tape."""
         if name not in self._diagonals:
             self._diagonals[name] = self.tape.layers[name].diagonal()
         return self._diagonals[name]
 
     def quadratic(self, block: Block) -> QuadraticModel:
-        """Gather the block's gradient and factors.
-
-        Args:
-            block: the weights.
-
-        Returns:
-            g + H d over the block, and A = G / sqrt(S).
-        """
+        """Gather the block's gradient and factors."""
         scale = self.tape.samples**0.5
         factors = self.tape.factors(block).div_(scale)
         gradient = block.gather(self.tape.gradients)
@@ -78,13 +57,7 @@ class RowLinearisation(Linearisation):
         return QuadraticModel(gradient, factors=factors)
 
     def move(self, block: Block, model: QuadraticModel, delta: Float[Tensor, " n"]) -> None:
-        """Add the block's move to the response.
-
-        Args:
-            block: the weights.
-            model: what `quadratic` gave for it.
-            delta: the change of each weight.
-        """
+        """Add the block's move to the response."""
         assert model.factors is not None
         moved = delta.nonzero().squeeze(1)
         self.response += (
@@ -98,14 +71,7 @@ class RowCurvature(Curvature):
     """A curvature whose rows are on the tape."""
 
     def linearise(self, tape: Tape) -> Linearisation:
-        """Model the loss around the point of a tape.
-
-        Args:
-            tape: the records.
-
-        Returns:
-            The linearisation.
-        """
+        """Model the loss around the point of a tape."""
         return RowLinearisation(tape)
 
 

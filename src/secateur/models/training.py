@@ -82,10 +82,10 @@ class Trained(Model):
         """Check the numbers.
 
         Raises:
-            SecateurError: one is not positive.
+            SecateurError: one is not positive and finite.
         """
         for name in ("epochs", "batch_size", "learning_rate"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise SecateurError(f"{name} is {getattr(self, name)}: training needs a positive number.")
 
     def build(self, task: Task | None = None) -> nn.Module:

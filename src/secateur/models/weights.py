@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -43,8 +42,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             f"'{path}' holds more than weights (or is damaged), and opening it could run any code: save the "
             "weights anew with torch.save(model.state_dict(), path)."
         ) from error
-    except (OSError, EOFError, RuntimeError, SafetensorError) as error:
-        raise SecateurError(f"cannot read the weights in '{path}' ({error}): is the file damaged?") from error
+    except Exception as error:  # damaged files make torch raise errors of any kind
+        reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+        raise SecateurError(
+            f"cannot read the weights in '{path}' ({reason}): is the file damaged?"
+        ) from error
     for name in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]

@@ -63,6 +63,19 @@ class Network:
         """Where the weights are."""
         return self.layers[0].weight.device
 
+    def other_weights(self) -> dict[str, int]:
+        """Size up the matrices and kernels of the model that are in no prunable layer.
+
+        Returns:
+            How many weights each has, by name; vectors (biases, norms) are not counted.
+        """
+        ours = {id(layer.weight) for layer in self.layers}
+        return {
+            name: parameter.numel()
+            for name, parameter in self.model.named_parameters()
+            if parameter.dim() > 1 and id(parameter) not in ours
+        }
+
     def dense_mask(self) -> Mask:
         """Make the mask that keeps everything.
 

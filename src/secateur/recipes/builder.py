@@ -46,7 +46,7 @@ def build_part(kind: str, value: Any, path: str, wanted: type = object) -> Any:
     Raises:
         SecateurError: the sentence says which field is wrong, and what would be right.
     """
-    value = _typed(value)
+    value = read_typed(value)
     table = {"name": str(value)} if isinstance(value, str) else value
     if not isinstance(table, Mapping):
         raise SecateurError(
@@ -121,7 +121,7 @@ def build_value(hint: Any, value: Any, path: str) -> Any:
     if kind:
         return build_part(kind, value, path, hint)
     if is_plain_dataclass(hint):
-        table = _typed(value)
+        table = read_typed(value)
         if not isinstance(table, Mapping):
             raise SecateurError(_mistyped(hint, value, path))
         return build_dataclass(hint, table, path)
@@ -151,7 +151,7 @@ def join(path: str, key: str) -> str:
 def _plain(hint: Any, value: Any, path: str) -> Any:
     """Check a value that holds no parts."""
     if isinstance(value, Text):
-        value = str(value) if hint is str else _typed(value)
+        value = str(value) if hint is str else read_typed(value)
     if get_origin(hint) is tuple:
         items = _items(value)
         value = tuple(items) if isinstance(items, list | tuple) else items
@@ -169,8 +169,15 @@ def _validator(hint: Any) -> Callable[..., Any]:
     return TypeAdapter(hint).validate_python
 
 
-def _typed(value: Any) -> Any:
-    """Read what was typed as TOML where it is TOML, else as a word."""
+def read_typed(value: Any) -> Any:
+    """Read what was typed as TOML where it is TOML, else as a word.
+
+    Args:
+        value: a `Text`, or anything else, which is given back as it is.
+
+    Returns:
+        The value.
+    """
     if not isinstance(value, Text):
         return value
     try:
@@ -183,7 +190,7 @@ def _items(value: Any) -> Any:
     """Read a typed list: [1, 2] or 1,2 or a single value."""
     if not isinstance(value, Text):
         return value
-    typed = _typed(value)
+    typed = read_typed(value)
     if isinstance(typed, list):
         return typed
     return [Text(item.strip()) for item in value.split(",") if item.strip()]

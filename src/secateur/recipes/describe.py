@@ -1,7 +1,7 @@
 """From parts back to tables, with every default written out."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -16,22 +16,16 @@ def describe(part: Any) -> dict[str, Any]:
         part: an object of a frozen dataclass.
 
     Returns:
-        Its name, where it is registered, and all its fields. A field that is None is left out
-        where that is its default, else written "none", since TOML has no null.
+        Its name, where it is registered, and all its fields. None is written "none", since TOML
+        has no null.
     """
     cls = type(part)
     # Registration sets the name on the class itself; an abstract base has the kind there.
     table: dict[str, Any] = {"name": cls.part_name} if "part_name" in cls.__dict__ else {}
     for field in fields(part):
-        value = getattr(part, field.name)
-        if field.init and not (value is None and _default(field) is None):
-            table[field.name] = _written(value)
+        if field.init:
+            table[field.name] = _written(getattr(part, field.name))
     return table
-
-
-def _default(field: "Field[Any]") -> Any:
-    """Give the default of a field; MISSING where it has none."""
-    return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
 def _written(value: Any) -> Any:

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_origin
 
 from secateur.core.errors import SecateurError, nearest
 from secateur.core.registry import lookup, names
-from secateur.recipes.builder import join
+from secateur.recipes.builder import join, read_typed
 from secateur.recipes.describe import describe
 from secateur.recipes.files import sentence
 from secateur.recipes.hints import field_hints, is_plain_dataclass, kind_of, required_fields, without_none
@@ -21,10 +21,12 @@ class Place:
     Attributes:
         path: dotted, from the top of the recipe.
         kind: of the part that stands there and is switched by its name; None: no part does.
+        free: whether it is a table of any entries, each of which can be set.
     """
 
     path: str
     kind: str | None
+    free: bool = False
 
 
 def apply(
@@ -62,6 +64,8 @@ def apply(
     for key, (typed, value) in pending.items():
         path = _find(key, places)
         if path is None:
+            path, value = _find_entry(key, places), read_typed(value)
+        if path is None:
             raise SecateurError(_unknown(key, typed, places))
         _set(result, path, value)
     return result
@@ -80,7 +84,7 @@ def list_places(owner: Any, path: str = "") -> Iterator[Place]:
     for name, hint in field_hints(type(owner)).items():
         value, here = getattr(owner, name), join(path, name)
         inner, _ = without_none(hint)
-        yield Place(here, kind_of(inner))
+        yield Place(here, kind_of(inner), get_origin(inner) in (dict, Mapping))
         for at, item in enumerate(value) if isinstance(value, tuple | list) else [(None, value)]:
             if kind_of(type(item)) or is_plain_dataclass(type(item)):
                 yield from list_places(item, here if at is None else f"{here}.{at}")
@@ -101,6 +105,16 @@ def _find(key: str, places: list[Place]) -> str | None:
         paths = ", ".join(f"'{p.path}'" for p in matches)
         raise SecateurError(f"recipe field '{key}' could be any of {paths}: write out which.")
     return matches[0].path if matches else None
+
+
+def _find_entry(key: str, places: list[Place]) -> str | None:
+    """Find the entry of a free table that a key stands for; None where there is none."""
+    parts = key.split(".")
+    for at in range(len(parts) - 1, 0, -1):
+        matches = _matches(".".join(parts[:at]), places)
+        if len(matches) == 1 and matches[0].free:
+            return ".".join((matches[0].path, *parts[at:]))
+    return None
 
 
 def _find_part(key: str, places: list[Place]) -> Place | None:

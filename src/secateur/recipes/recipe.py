@@ -16,7 +16,7 @@ from secateur.recipes import build as _build  # enters every part into the regis
 from secateur.recipes import overrides as _overrides
 from secateur.recipes.builder import build_dataclass
 from secateur.recipes.describe import describe
-from secateur.recipes.files import dump, expand, parse, read_text
+from secateur.recipes.files import absolute, dump, expand, read_table
 from secateur.tasks import Source
 
 
@@ -118,13 +118,14 @@ def load(
         overrides: values by dotted path such as ``"pruner.block_size"``, or by a name that
             occurs once, such as ``"block_size"``.
         assets: the folder that ``{assets}`` stands for; None: what SECATEUR_ASSETS names.
-        expand_folders: put folders in the place of ``{assets}`` and ``~``.
+        expand_folders: put folders in the place of ``{assets}`` and ``~``, and make the paths of
+            files that are there absolute.
 
     Returns:
         The recipe.
     """
     _build.register_parts()
-    table = dict(recipe) if isinstance(recipe, Mapping) else parse(*reversed(read_text(recipe)))
+    table = dict(recipe) if isinstance(recipe, Mapping) else read_table(recipe)
     if overrides:
         table = _overrides.apply(table, overrides, Recipe.from_table)
-    return Recipe.from_table(expand(table, assets) if expand_folders else table)
+    return Recipe.from_table(absolute(expand(table, assets)) if expand_folders else table)

@@ -1,6 +1,7 @@
 """Reading a run folder again."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +23,14 @@ class RunRecord:
         report: report.json.
         events: the lines of events.jsonl.
         recipe: recipe.toml as text; empty where there is none.
+        skipped: how many lines of events.jsonl are damaged and left out.
     """
 
     name: str
     report: dict[str, Any]
     events: Sequence[dict[str, Any]] = field(default_factory=tuple)
     recipe: str = ""
+    skipped: int = 0
 
     def steps(self) -> list[dict[str, Any]]:
         """Give the events of the steps or stages.
@@ -67,7 +70,8 @@ def read_run(folder: str | Path) -> RunRecord:
     if not (path / REPORT_FILE).is_file():
         if (path / EVENTS_FILE).is_file():
             raise SecateurError(
-                f"the run in {folder} is not finished: go on with it by `secateur prune --resume {folder}`."
+                f"the run in {folder} is not finished: go on with it by "
+                f"`secateur prune --resume {shlex.quote(str(folder))}`."
             )
         raise SecateurError(
             f"{folder} is not a run folder: it holds neither {REPORT_FILE} nor {EVENTS_FILE}."
@@ -76,12 +80,9 @@ def read_run(folder: str | Path) -> RunRecord:
     if report.get("format") != _FORMAT or not all(isinstance(report.get(s), dict) for s in _SECTIONS):
         raise SecateurError(f"{path / REPORT_FILE} is not a report of this version of Secateur ({_FORMAT}).")
     recipe = path / RECIPE_FILE
-    return RunRecord(
-        path.resolve().name,
-        report,
-        _events(path / EVENTS_FILE),
-        recipe.read_text(encoding="utf-8") if recipe.is_file() else "",
-    )
+    text = recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else ""
+    events, skipped = _events(path / EVENTS_FILE)
+    return RunRecord(path.resolve().name, report, events, text, skipped)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -97,12 +98,36 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _events(path: Path) -> list[dict[str, Any]]:
-    """Read the lines that are whole; a run that was killed may have left half of one."""
-    events = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+def _events(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Read the lines that are whole, and count the damaged ones."""
+    events, skipped = [], 0
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    for at, line in enumerate(lines):
         try:
-            events.append(json.loads(line))
-        except ValueError:
-            continue
-    return events
+            event = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError):
+            event = None
+        if isinstance(event, dict) and _is_whole(event):
+            events.append(event)
+        elif at < len(lines) - 1:  # a run that was killed may have left half of the last one
+            skipped += 1
+    return events, skipped
+
+
+def _is_whole(event: dict[str, Any]) -> bool:
+    """Say whether an event has what the figures are drawn from."""
+    layers = event.get("layers", {})
+    if not isinstance(event.get("event"), str) or not isinstance(layers, dict):
+        return False
+    if event["event"] == "stepped":
+        numbers = [event.get(name) for name in ("elapsed", "loss", "predicted")]
+        numbers += [event[name] for name in ("measured", "guard") if event.get(name) is not None]
+        return all(_is_number(value) for value in (*numbers, *layers.values()))
+    if event["event"] == "started":
+        return all(isinstance(s, list) and len(s) == 2 and all(map(_is_number, s)) for s in layers.values())
+    return True
+
+
+def _is_number(value: Any) -> bool:
+    """Say whether a value of JSON is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

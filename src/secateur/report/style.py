@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -61,9 +62,29 @@ def legend(figure: "Figure", axes: "Axes") -> None:
     handles, labels = axes.get_legend_handles_labels()
     if labels:
         figure.legend(
-            handles, labels, loc="outside upper center", ncols=min(len(labels), 5), frameon=False, fontsize=8,
-            labelcolor=INK,
+            handles, labels, loc="outside upper center", ncols=_columns(labels, figure.get_figwidth()),
+            frameon=False, fontsize=8, labelcolor=INK,
         )  # fmt: skip
+
+
+def _columns(labels: Sequence[str], width: float) -> int:
+    """Say in how many columns a legend fits, in any usual font: the page's is not known here.
+
+    Args:
+        labels: its words.
+        width: of the figure, inches.
+
+    Returns:
+        The count, from 1.
+    """
+    most = min(len(labels), 5)
+    for count in range(most, 1, -1):
+        rows = -(-len(labels) // count)
+        longest = [max(map(len, labels[at : at + rows])) for at in range(0, len(labels), rows)]
+        # Inches of a letter of 8 points, and of a handle with the space about it.
+        if sum(0.067 * letters + 0.5 for letters in longest) <= width:
+            return count
+    return 1
 
 
 def to_svg(figure: "Figure", title: str) -> str:

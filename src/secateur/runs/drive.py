@@ -1,7 +1,7 @@
 """One run from start to report: the loop, the clock, the log and the checkpoints."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,13 +121,33 @@ class Drive:
                 self.clock.limit.steps,
             )
         )
-        if not self.session.task.disjoint:
-            self.notice(
+        for caution in self._cautions():
+            self.notice(caution)
+
+    def _cautions(self) -> Iterator[str]:
+        """Say what a user would want to know before looking at the figures."""
+        session, network = self.session, self.session.network
+        if not session.task.disjoint:
+            yield (
                 "calibration and evaluation share samples: the reported numbers flatter the mask; "
                 "give separate evaluation data."
             )
+        total = sum(layer.size for layer in network.layers)
+        kept = int(session.budget.kept.sum())
+        if abs(kept - self.density * total) > max(1.0, 0.001 * total):
+            yield (
+                f"rounding to whole weights in each {session.budget.grouping} group makes the density "
+                f"{kept / total:.4g} instead of {self.density:.4g}."
+            )
+        others = network.other_weights()
+        if others:
+            share = sum(others.values()) / (total + sum(others.values()))
+            yield (
+                f"{share:.0%} of the weights stay dense, as they are not those of a torch.nn.Linear that is "
+                f"pruned: {', '.join(list(others)[:3])}{' and others' if len(others) > 3 else ''}."
+            )
         if self._compiling > 1:
-            self.notice(
+            yield (
                 f"compiling the solver took {self._compiling:.1f} s, which the budget does not count; "
                 "it is done once on a machine."
             )

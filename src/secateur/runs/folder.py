@@ -5,21 +5,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import torch
 
 from secateur.core.errors import SecateurError
 from secateur.core.events import Event
 from secateur.core.files import replacing
 from secateur.core.mask import Mask
 from secateur.pruners import State
+from secateur.runs.checkpoint import read_checkpoint, write_checkpoint
 
 EVENTS, STATE, MASK, REPORT, RECIPE = (
     "events.jsonl", "state.safetensors", "mask.safetensors", "report.json", "recipe.toml"
 )  # fmt: skip
-_FORMAT = "secateur-state-1"
-# What a checkpoint holds beside the pruner's state.
-FACTS = {"identity", "elapsed", "seconds", "evaluation", "notices", "reserve", "least", "log_size"}
 
 
 class RunFolder:
@@ -80,7 +77,7 @@ class RunFolder:
             raise SecateurError(f"there is no run folder '{path}': check the path.")
         held = {entry.name for entry in folder.path.iterdir() if not _is_remains(entry)}
         # A run killed while it made its folder has a recipe and no log yet.
-        if EVENTS not in held and held != {RECIPE}:
+        if not held & {EVENTS, STATE} and held != {RECIPE}:
             raise SecateurError(f"'{path}' is not a run folder: it holds no {EVENTS}.")
         try:
             (folder.path / EVENTS).touch()
@@ -161,12 +158,9 @@ class RunFolder:
             state: the pruner's state.
             facts: what else a resume needs, ready for JSON.
         """
-        numbers = state.numbers()
-        header = {"format": _FORMAT, "numbers": json.dumps(numbers), "facts": json.dumps(facts)}
-        with replacing(self.path / STATE) as temporary:
-            save_file(state.tensors(), str(temporary), header)
+        write_checkpoint(self.path / STATE, state, facts)
 
-    def load_state(self, device: Any) -> tuple[State, dict[str, Any]] | None:
+    def load_state(self, device: torch.device) -> tuple[State, dict[str, Any]] | None:
         """Read the checkpoint.
 
         Args:
@@ -174,26 +168,9 @@ class RunFolder:
 
         Returns:
             The state and the facts; None where the run was killed before its first checkpoint.
-
-        Raises:
-            SecateurError: the checkpoint is damaged.
         """
         path = self.path / STATE
-        if not path.exists():
-            return None
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                header = file.metadata()
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-            facts = json.loads(header["facts"] if header["format"] == _FORMAT else "")
-            missing = FACTS - facts.keys()
-            state = State.rebuild(tensors, json.loads(header["numbers"]) if not missing else {}, device)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise SecateurError(
-                f"the checkpoint '{path}' is damaged and cannot be resumed: start again with another run "
-                "folder."
-            ) from error
-        return state, facts
+        return read_checkpoint(path, device) if path.exists() else None
 
     def cut_log(self, size: int) -> None:
         """Drop what was logged after a checkpoint: a resumed run logs it again.

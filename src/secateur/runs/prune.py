@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,7 @@ def prune(
     Raises:
         SecateurError: the settings, the model or the data cannot be used; the message says why.
     """
-    if not 0 < density < 1:
-        raise SecateurError(
-            f"density is the fraction of weights to keep and must lie between 0 and 1, not {density}."
-        )
+    _check(model, task, pruner, density, allocation, seed)
     if out is None and (resume or save_model):
         raise SecateurError(f"{'resume' if resume else 'save_model'} needs a run folder: give out=.")
     pruner = pruner or ICBS()
@@ -104,6 +102,25 @@ def prune(
         if folder is not None and not resume:
             folder.discard_unless_begun()
         raise
+
+
+def _check(model: Any, task: Any, pruner: Any, density: Any, allocation: Any, seed: Any) -> None:
+    """Refuse arguments of the wrong kind, which would fail late and in other words."""
+    wanted = (
+        ("model", model, nn.Module, "a torch.nn.Module"),
+        ("task", task, Task, "a Task, such as secateur.Classification.from_arrays(x, y)"),
+        ("pruner", pruner, Pruner | None, "a pruner, such as secateur.ICBS()"),
+        ("allocation", allocation, Allocation | None, "an allocation, such as secateur.allocation.ERK()"),
+        ("density", density, Real, "a number"),
+        ("seed", seed, Integral, "a whole number"),
+    )
+    for name, value, kind, words in wanted:
+        if not isinstance(value, kind):
+            raise SecateurError(f"{name} must be {words}, not {value!r:.80}.")
+    if not 0 < density < 1:
+        raise SecateurError(
+            f"density is the fraction of weights to keep and must lie between 0 and 1, not {density}."
+        )
 
 
 def _data_digest(task: Task) -> str:

@@ -27,15 +27,6 @@ class Gradient(Score):
     def raw(
         self, weight: Float[Tensor, "o i"], tape: LayerTape | None, generator: torch.Generator
     ) -> Float[Tensor, "o i"]:
-        """Score a layer's weights.
-
-        Args:
-            weight: the reference weights.
-            tape: the layer's records.
-            generator: not used.
-
-        Returns:
-            |w g|.
-        """
+        """Score a layer's weights."""
         assert tape is not None
         return (weight * tape.gradient).abs()

@@ -19,14 +19,5 @@ class Magnitude(Score):
     def raw(
         self, weight: Float[Tensor, "o i"], tape: LayerTape | None, generator: torch.Generator
     ) -> Float[Tensor, "o i"]:
-        """Score a layer's weights.
-
-        Args:
-            weight: the reference weights.
-            tape: not used.
-            generator: not used.
-
-        Returns:
-            |w|.
-        """
+        """Score a layer's weights."""
         return weight.abs()

@@ -19,14 +19,5 @@ class Random(Score):
     def raw(
         self, weight: Float[Tensor, "o i"], tape: LayerTape | None, generator: torch.Generator
     ) -> Float[Tensor, "o i"]:
-        """Score a layer's weights.
-
-        Args:
-            weight: gives shape, type and device.
-            tape: not used.
-            generator: where randomness comes from.
-
-        Returns:
-            Random numbers.
-        """
+        """Score a layer's weights."""
         return torch.rand(weight.shape, generator=generator, dtype=torch.float64).to(weight)

@@ -28,15 +28,6 @@ class Wanda(Score):
     def raw(
         self, weight: Float[Tensor, "o i"], tape: LayerTape | None, generator: torch.Generator
     ) -> Float[Tensor, "o i"]:
-        """Score a layer's weights.
-
-        Args:
-            weight: the reference weights.
-            tape: the layer's records.
-            generator: not used.
-
-        Returns:
-            |w_ij| ||x_j||_2.
-        """
+        """Score a layer's weights."""
         assert tape is not None
         return weight.abs() * tape.inputs.flatten(1).norm(dim=1)

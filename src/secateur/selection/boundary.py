@@ -31,14 +31,7 @@ class Boundary(Selector):
         return self.score.needs
 
     def gain(self, view: LayerView) -> Float[Tensor, "o i"]:
-        """Give the score of the pruned weights and minus that of the kept ones.
-
-        Args:
-            view: the layer as it stands.
-
-        Returns:
-            Gains.
-        """
+        """Give the score of the pruned weights and minus that of the kept ones."""
         tape = view.tape
         if Signal.GRADIENT in self.score.needs:  # that of the point the stage has come to
             tape = replace(tape, gradient=view.linearisation.gradient(view.name))

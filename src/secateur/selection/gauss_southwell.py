@@ -30,14 +30,7 @@ class GaussSouthwell(Selector):
         return frozenset()
 
     def gain(self, view: LayerView) -> Float[Tensor, "o i"]:
-        """Predict the decrease of the loss by each flip.
-
-        Args:
-            view: the layer as it stands.
-
-        Returns:
-            Gains, nats.
-        """
+        """Predict the decrease of the loss by each flip."""
         gradient = view.linearisation.gradient(view.name)
         diagonal = view.linearisation.diagonal(view.name)
         step = torch.where(view.mask, -view.reference, view.reference)

@@ -34,15 +34,7 @@ class Restriction(Selector):
         return self.selector.remembers
 
     def freeze(self, mask: Bool[Tensor, "o i"], scores: Float[Tensor, "o i"]) -> Bool[Tensor, "o i"]:
-        """Freeze what the wrapped selector freezes.
-
-        Args:
-            mask: the one-shot mask.
-            scores: the scores it was drawn by.
-
-        Returns:
-            True = frozen.
-        """
+        """Freeze what the wrapped selector freezes."""
         return self.selector.freeze(mask, scores)
 
 
@@ -74,28 +66,13 @@ class Fixed(Restriction):
                 raise SecateurError(f"the fixed fraction '{name}' must lie in [0, 1], not {value}.")
 
     def freeze(self, mask: Bool[Tensor, "o i"], scores: Float[Tensor, "o i"]) -> Bool[Tensor, "o i"]:
-        """Freeze the surest weights, and what the wrapped selector freezes.
-
-        Args:
-            mask: the one-shot mask.
-            scores: the scores it was drawn by.
-
-        Returns:
-            True = frozen.
-        """
+        """Freeze the surest weights, and what the wrapped selector freezes."""
         surest_pruned = _lowest(torch.where(mask, torch.inf, scores), int(self.pruned * int((~mask).sum())))
         surest_kept = _lowest(torch.where(mask, -scores, torch.inf), int(self.kept * int(mask.sum())))
         return self.selector.freeze(mask, scores) | surest_pruned | surest_kept
 
     def gain(self, view: LayerView) -> Float[Tensor, "o i"]:
-        """Forbid the frozen weights.
-
-        Args:
-            view: the layer as it stands.
-
-        Returns:
-            Gains.
-        """
+        """Forbid the frozen weights."""
         return self.selector.gain(view).masked_fill(view.frozen, -torch.inf)
 
 
@@ -133,14 +110,7 @@ class Tabu(Restriction):
         return self.fraction > 0 or self.selector.remembers
 
     def gain(self, view: LayerView) -> Float[Tensor, "o i"]:
-        """Forbid the weights on the tabu list.
-
-        Args:
-            view: the layer as it stands.
-
-        Returns:
-            Gains.
-        """
+        """Forbid the weights on the tabu list."""
         capacity = int(self.fraction * int((~view.frozen).sum()))
         return self.selector.gain(view).masked_fill(most_recent(view.stamps, capacity), -torch.inf)
 

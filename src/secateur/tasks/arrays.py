@@ -1,7 +1,6 @@
 """Data from files of arrays: .npz, .pt, .safetensors, or a folder of .npy files."""
 
 import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from secateur.core.errors import SecateurError, nearest
@@ -133,13 +131,16 @@ def read_arrays(path: str | Path) -> dict[str, Any]:
             return {file.stem: np.load(file, allow_pickle=False) for file in sorted(path.glob("*.npy"))}
         if path.suffix in readers:
             return readers[path.suffix](path)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, SafetensorError, RuntimeError) as error:
-        raise SecateurError(f"cannot read '{path}' ({error}): is it damaged, or of another kind?") from error
     except pickle.UnpicklingError as error:
         raise SecateurError(
             f"'{path}' holds more than tensors, and opening it could run any code: save a dict or a tuple of "
             "tensors with torch.save."
         ) from error
+    except SecateurError:
+        raise
+    except Exception as error:  # damaged files make torch and numpy raise errors of any kind
+        reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+        raise SecateurError(f"cannot read '{path}' ({reason}): is it damaged, or of another kind?") from error
     hint = (
         "give the folder that holds it and its labels"
         if path.suffix == ".npy"

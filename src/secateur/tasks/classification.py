@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float, Int
@@ -147,14 +147,17 @@ class Classification(Task):
             The logits.
 
         Raises:
-            SecateurError: the outputs are not one row of logits a sample, are NaN or infinite, or
-                there are fewer of them than classes.
+            SecateurError: the model cannot be run on the inputs; or its outputs are not one row of
+                logits a sample, are NaN or infinite, or fewer than there are classes.
         """
         inputs = batch.inputs
         kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
         if kind is not None and inputs.is_floating_point() and inputs.dtype != kind:
             inputs = inputs.to(kind)
-        returned = model(inputs)
+        try:
+            returned = model(inputs)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            self._misfit(inputs, error)
         outputs = returned if isinstance(returned, Tensor) else getattr(returned, "logits", None)
         if not isinstance(outputs, Tensor):
             raise SecateurError(
@@ -163,6 +166,19 @@ class Classification(Task):
             )
         self._check(outputs, batch.size)
         return outputs
+
+    def _misfit(self, inputs: Tensor, error: Exception) -> NoReturn:
+        """Say that the model does not take the inputs; a fault of the device is passed on as it is."""
+        if isinstance(error, SecateurError | torch.OutOfMemoryError):
+            raise error
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        if "CUDA error" in said:
+            raise error
+        raise SecateurError(
+            f"the model cannot be run on {self.samples.origin}, inputs of shape {list(inputs.shape)} "
+            f"({said}): check that data and model belong together, and that the inputs have the shape it "
+            "takes (in a recipe, flat = true, channels and size change it)."
+        ) from error
 
     def _check(self, outputs: Tensor, samples: int) -> None:
         """Refuse outputs that no cross-entropy can be computed from."""

@@ -1,7 +1,12 @@
 """Data sets in the formats of Hugging Face's `datasets`."""
 
-from collections.abc import Sequence
+import logging
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -155,12 +160,13 @@ def open_splits(path: str, configuration: str | None) -> dict[str, Any]:
         ) from error
     local = Path(path)
     try:
-        if (local / "state.json").is_file() or (local / "dataset_dict.json").is_file():
-            found = datasets.load_from_disk(path)
-        elif local.is_file() and local.suffix in _FORMATS:
-            found = datasets.load_dataset(_FORMATS[local.suffix], data_files=path)
-        else:
-            found = datasets.load_dataset(path, configuration)
+        with _quiet(reachable=local.exists() or _hub_answers()):
+            if (local / "state.json").is_file() or (local / "dataset_dict.json").is_file():
+                found = datasets.load_from_disk(path)
+            elif local.is_file() and local.suffix in _FORMATS:
+                found = datasets.load_dataset(_FORMATS[local.suffix], data_files=path)
+            else:
+                found = datasets.load_dataset(path, configuration)
     except Exception as error:  # datasets raises errors of many kinds, its dependencies' among them
         reason = " ".join(str(error).split())
         if local.exists():
@@ -172,6 +178,47 @@ def open_splits(path: str, configuration: str | None) -> dict[str, Any]:
     if isinstance(found, datasets.DatasetDict):
         return {str(name): rows for name, rows in found.items()}
     return {str(found.split or "train"): found}
+
+
+@contextmanager
+def _quiet(*, reachable: bool) -> Iterator[None]:
+    """Show no progress bars and log nothing; without a hub, use what is cached and do not try again."""
+    import datasets
+
+    shown = not datasets.are_progress_bars_disabled()
+    loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    switches: list[Any] = [import_module(name) for name in ("datasets.config", "huggingface_hub.constants")]
+    offline = [switch.HF_HUB_OFFLINE for switch in switches]
+    datasets.disable_progress_bars()
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    for switch in switches:
+        switch.HF_HUB_OFFLINE = switch.HF_HUB_OFFLINE or not reachable
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        for switch, value in zip(switches, offline, strict=True):
+            switch.HF_HUB_OFFLINE = value
+
+
+def _hub_answers() -> bool:
+    """Say whether the hub can be reached: `datasets` would find out by half a minute of trials."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        with urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=10):
+            return True
+    except urllib.error.HTTPError:
+        return True  # it answers, if only with an error
+    except (OSError, ValueError):
+        return False
 
 
 def _class_names(rows: Any, labels: str) -> tuple[str, ...]:
