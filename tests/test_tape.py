@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.utils.checkpoint
 
-import secateur.capture as capture_module
+import secateur.capture.record as capture_module
 from secateur.capture import capture
 from secateur.core.block import Block
 from secateur.core.errors import SecateurError

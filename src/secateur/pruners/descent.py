@@ -126,8 +126,8 @@ class Descent:
         """Exchange blocks until none helps, the region is used up, or time is.
 
         Args:
-            least: seconds that a block, or measuring the loss at the end, takes for all that
-                is known before the first.
+            least: seconds that recording took: the guess for the first block, and for
+                measuring the loss at the end.
         """
         sizes = {layer.name: layer.size for layer in self.session.network.layers}
         patience = self.order.patience(len(sizes), self.selector.remembers)

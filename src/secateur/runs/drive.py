@@ -52,6 +52,8 @@ class Drive:
         identity: digests of what a resumed run must share with the one it goes on with.
         listeners: called with every event.
         stop: asked between steps whether to stop there.
+        evaluation: metrics of what has been evaluated, by subject.
+        notices: what the user has been told.
     """
 
     session: Session

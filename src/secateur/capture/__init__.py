@@ -1,0 +1,5 @@
+"""The capture: run a batch once and keep what the parts said they need. The only hooks."""
+
+from secateur.capture.record import capture
+
+__all__ = ["capture"]
