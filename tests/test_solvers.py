@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.core.errors import SecateurError
-from secateur.core.problem import BlockProblem, Status
+from secateur.core.problem import BlockProblem
 from secateur.core.registry import names, register
+from secateur.core.solution import Status
 from secateur.core.solver import Found, Solver
 from secateur.solvers import Annealing, BestOf, Exhaustive, Greedy, Polish, Swaps, TabuSearch, default_solver
 from secateur.solvers.kernels import draw, draw_below, revolve

@@ -8,7 +8,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from secateur.core.errors import SecateurError
-from secateur.core.problem import BlockProblem, Solution, Status
+from secateur.core.problem import BlockProblem
+from secateur.core.solution import Solution, Status
 
 
 @dataclass(frozen=True)

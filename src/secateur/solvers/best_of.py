@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from secateur.core.errors import SecateurError
-from secateur.core.problem import BlockProblem, Status
+from secateur.core.problem import BlockProblem
 from secateur.core.registry import register
 from secateur.core.seeds import derive_seed
+from secateur.core.solution import Status
 from secateur.core.solver import Found, Solver
 
 

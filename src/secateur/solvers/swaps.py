@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from secateur.core.errors import SecateurError
-from secateur.core.problem import BlockProblem, Status
+from secateur.core.problem import BlockProblem
 from secateur.core.registry import register
+from secateur.core.solution import Status
 from secateur.core.solver import Found, Solver
 from secateur.solvers.arrays import assignment, prepare
 from secateur.solvers.kernels import descend, descend_first

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from secateur.core.errors import SecateurError
-from secateur.core.problem import BlockProblem, Status
+from secateur.core.problem import BlockProblem
 from secateur.core.registry import register
+from secateur.core.solution import Status
 from secateur.core.solver import Found, Solver
 from secateur.solvers.arrays import assignment, prepare, random_state
 from secateur.solvers.kernels import tabu

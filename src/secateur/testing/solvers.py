@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from secateur.core.problem import BlockProblem, Solution, Status
+from secateur.core.problem import BlockProblem
 from secateur.core.registry import lookup
+from secateur.core.solution import Solution, Status
 from secateur.core.solver import Solver
 from secateur.testing.problems import (
     best_swap_change,
