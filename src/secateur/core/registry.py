@@ -51,6 +51,9 @@ def names(kind: str) -> list[str]:
 def lookup(kind: str, name: str) -> type:
     """Find the class registered under a kind and a name.
 
+    Where it is not there yet, the modules that announce parts are imported first: so the core
+    can use a part, a solver say, without knowing where it lives.
+
     Args:
         kind: the family.
         name: the name.
@@ -61,6 +64,8 @@ def lookup(kind: str, name: str) -> type:
     Raises:
         SecateurError: no such name; the message holds the nearest one.
     """
+    if name not in _PARTS.get(kind, {}):
+        load_plugins()
     parts = _PARTS.get(kind, {})
     if name not in parts:
         raise SecateurError(f"there is no {kind} called '{name}': {nearest(name, parts)}.")
