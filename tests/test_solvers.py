@@ -14,8 +14,22 @@ from secateur.core.problem import BlockProblem
 from secateur.core.registry import names, register
 from secateur.core.solution import Status
 from secateur.core.solver import Found, Solver
-from secateur.solvers import Annealing, BestOf, Exhaustive, Greedy, Polish, Swaps, TabuSearch, default_solver
-from secateur.solvers.kernels import draw, draw_below, revolve
+from secateur.solvers import (
+    Annealing,
+    BestOf,
+    Decomposition,
+    Default,
+    Exhaustive,
+    Greedy,
+    Iterated,
+    Polish,
+    Portfolio,
+    Relaxation,
+    Swaps,
+    TabuSearch,
+)
+from secateur.solvers.kernels.enumeration import revolve
+from secateur.solvers.kernels.random import draw, draw_below
 from secateur.testing.problems import (
     best_swap_change,
     brute_force,
@@ -32,6 +46,7 @@ from secateur.testing.solvers import ROUNDING, SolverConformance, check_solution
 class TestExhaustive(SolverConformance):
     solver = Exhaustive()
     exact = True
+    large = False
 
 
 class TestGreedy(SolverConformance):
@@ -62,6 +77,22 @@ class TestTabu(SolverConformance):
     solver = TabuSearch(iterations=100, tenure=3)
 
 
+class TestRelaxation(SolverConformance):
+    solver = Relaxation()
+
+
+class TestDecomposition(SolverConformance):
+    solver = Decomposition(Exhaustive(), size=4)
+
+
+class TestIterated(SolverConformance):
+    solver = Iterated(TabuSearch(20), starts=(Relaxation(),), rounds=2)
+
+
+class TestPortfolio(SolverConformance):
+    solver = Portfolio(0.001, (Polish(Relaxation()),))
+
+
 class TestPolish(SolverConformance):
     solver = Polish(Annealing(restarts=1))
 
@@ -72,10 +103,11 @@ class TestBestOf(SolverConformance):
 
 class TestBestOfWithProof(SolverConformance):
     solver = BestOf((Greedy(), Exhaustive()))
+    large = False
 
 
 class TestDefault(SolverConformance):
-    solver = default_solver()
+    solver = Default()
 
 
 @st.composite
@@ -104,7 +136,7 @@ def test_any_problem(problem: BlockProblem) -> None:
         Swaps("first"),
         TabuSearch(30),
         Annealing(1),
-        default_solver(),
+        Default(),
     )
     for solver in solvers:
         check_solution(problem, solver.solve(problem, 0))
@@ -215,7 +247,8 @@ def test_every_swap_is_the_best(make: object, counts: list[int]) -> None:
     )
     for _ in range(100):
         best, solution = best_swap_change(problem, problem.incumbent), Swaps(max_swaps=1).solve(problem)
-        if solution.status is Status.INCUMBENT:
+        if torch.equal(solution.assignment, problem.incumbent):
+            assert solution.status is Status.LOCAL_OPTIMUM
             assert best >= -ROUNDING * magnitude(problem)
             break
         assert solution.value - problem.value(problem.incumbent) == pytest.approx(best, rel=1e-9)
@@ -311,7 +344,7 @@ def test_the_default_reaches_most_small_optima() -> None:
     reached = 0
     for seed in range(100):
         problem = fisher_problem(12, 8, [6] if seed % 2 else [2, 3], seed)
-        reached += default_solver().solve(problem).value <= brute_force(problem)[1] + 1e-9
+        reached += Default().solve(problem).value <= brute_force(problem)[1] + 1e-9
     assert reached >= 75
 
 
@@ -336,7 +369,7 @@ def test_polish_starts_where_the_solver_ended_even_above_the_incumbent() -> None
     for seed in range(20):
         problem = fisher_problem(60, 6, [30], seed)
         local = replace(problem, incumbent=Swaps().solve(problem).assignment)
-        assert Swaps().solve(local).status is Status.INCUMBENT
+        assert Swaps().solve(local).status is Status.LOCAL_OPTIMUM
         better += Polish(Greedy()).solve(local).value < local.value(local.incumbent) - 1e-9
     assert better >= 3
     factored = replace(zoo()["factors and diagonal"])

@@ -127,6 +127,65 @@ def prune(
     return run_prune(words, fields, out=out, assets=assets, resume=resume, quiet=quiet)
 
 
+@app.command(
+    usage="Usage: secateur export-block RECIPE [OPTIONS] [--FIELD VALUE ...]",
+    help_epilogue="Every field of a recipe can be set, as for `secateur prune`.",
+)
+def export_block(
+    *words: Annotated[str, Parameter(name="RECIPE", allow_leading_hyphen=True)],
+    layer: list[str] | None = None,
+    size: int | None = None,
+    out: str = "block.lp",
+    assets: str | None = None,
+) -> int:
+    """Write the first block problem that a recipe's pruner would solve into a file.
+
+    Args:
+        words: a built-in recipe, a TOML file, or a run folder.
+        layer: a layer to take the block from, as often as needed [default: all].
+        size: how many weights the block holds, at most [default: as the recipe says].
+        out: the file: .lp, .coo, .ubqp or .npz; a .json of the same name comes beside it.
+        assets: the folder that {assets} stands for in the recipe [default: $SECATEUR_ASSETS].
+
+    Returns:
+        The status.
+    """
+    from secateur.cli.export_block import run_export_block
+
+    return run_export_block(words, layer or [], size, out, assets)
+
+
+@app.command(
+    usage="Usage: secateur solve FILE [OPTIONS] [--FIELD VALUE ...]",
+    help_epilogue=(
+        "Every setting of a solver can be set by its name, such as --solver annealing --restarts 20, or "
+        "--solver dimod --sampler dwave.samplers:TabuSampler --reads 50."
+    ),
+)
+def solve(
+    *words: Annotated[str, Parameter(name="FILE", allow_leading_hyphen=True)],
+    solver: str | None = None,
+    seed: int = 0,
+    out: str | None = None,
+    answer: str | None = None,
+) -> int:
+    """Solve a block problem in a file, or score somebody else's answer to it.
+
+    Args:
+        words: a problem file: .lp, .coo, .ubqp or .npz.
+        solver: which solver [default: the one that pruning uses].
+        seed: everything random follows from it.
+        out: the answer to write, as JSON [default: FILE.answer.json].
+        answer: an answer file of another solver: repair, polish and score that instead.
+
+    Returns:
+        The status.
+    """
+    from secateur.cli.solve import run_solve
+
+    return run_solve(words, solver, seed, out, answer)
+
+
 @app.command
 def evaluate(subject: str, /, *, assets: str | None = None, batch_size: int = 1000) -> int:
     """Evaluate a run again: build its model and data, apply its mask, measure, compare.

@@ -125,12 +125,12 @@ def _torch() -> Iterator[Finding]:
 
 def _numba() -> Iterator[Finding]:
     """Look whether compiled solvers can be cached, so that they are compiled once."""
-    from secateur import solvers
+    from secateur.solvers import kernels
 
-    beside = Path(solvers.__file__).parent
+    beside = Path(kernels.__file__).parent
     fixed = os.environ.get("NUMBA_CACHE_DIR")
     place = Path(fixed) if fixed else beside / "__pycache__"
-    ready = any(place.glob("**/kernels*.nbi")) if place.exists() else False
+    ready = any(place.glob("**/*.nbi")) if place.exists() else False
     writable = os.access(place if place.exists() else place.parent, os.W_OK)
     words = (
         f"{'solvers are compiled' if ready else 'solvers will be compiled at first use'}, cached in {place}"

@@ -84,6 +84,8 @@ class Stepped(Event):
         layers: flips by layer, where there were any.
         seconds: by activity: capture, select, solve, evaluate.
         remaining: seconds left of the budget, None without one.
+        gap: of the block solved worst, what was not gained as a share of what its lower bound
+            leaves possible; None where no bound is known.
     """
 
     kind: ClassVar[str] = "stepped"
@@ -101,6 +103,7 @@ class Stepped(Event):
     layers: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     remaining: float | None = None
+    gap: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """The quadratic model of a block, and the binary problem it poses."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from secateur.core.problem import BlockProblem
+from secateur.core.problem import LARGE, BlockProblem, gram
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,23 +57,34 @@ class QuadraticModel:
             anchor: xa, where the distance is measured from; x0 where None.
 
         Returns:
-            The problem, with x0 as its incumbent.
+            The problem, where the weights are, with x0 as its incumbent. Given by factors, H is
+            formed in their precision; above `LARGE` variables the problem has factors itself.
         """
         w, x0 = reference.double(), pruned.double()
         side = 1 - 2 * (x0 if anchor is None else anchor.double())
         penalty = ridge * w.square() * side
         slope = multiplier * w * self.gradient.double()
-        hessian = self.dense if self.factors is None else self.factors @ self.factors.T
-        assert hessian is not None
-        matrix = w[:, None] * hessian.double() * w
-        pull = matrix @ x0
+        form, pull = self._couplings(w, pruned)
         return BlockProblem(
             constant=float(0.5 * (x0 @ pull) + (slope - penalty) @ x0),
-            linear=(penalty - slope - pull).cpu(),
-            groups=torch.unique(groups, return_inverse=True)[1].cpu(),
-            incumbent=pruned.cpu(),
-            dense=matrix.cpu(),
+            linear=penalty - slope - pull,
+            groups=torch.unique(groups.to(pruned.device), return_inverse=True)[1],
+            incumbent=pruned,
+            **form,
         )
+
+    def _couplings(self, w: Float[Tensor, " n"], pruned: Bool[Tensor, " n"]) -> tuple[dict[str, Any], Tensor]:
+        """Give B, dense or by factors, and B x0 in float64."""
+        if self.factors is None:
+            assert self.dense is not None
+            matrix = w[:, None] * self.dense.double() * w
+            return {"dense": matrix}, matrix[:, pruned].sum(1)
+        factors = w.to(self.factors.dtype)[:, None] * self.factors
+        if w.numel() <= LARGE:
+            matrix = gram(factors).double()
+            return {"dense": matrix, "convex": True}, matrix[:, pruned].sum(1)
+        response = factors[pruned].sum(0, dtype=torch.float64)
+        return {"factors": factors}, torch.cat([rows.double() @ response for rows in factors.split(LARGE)])
 
     def change(self, delta: Float[Tensor, " n"]) -> float:
         """Predict the change of the mean loss when the weights change.

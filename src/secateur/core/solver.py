@@ -1,14 +1,17 @@
 """The abstract solver: every one is feasible and never worse than the incumbent."""
 
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from secateur.core.errors import SecateurError
-from secateur.core.problem import BlockProblem
+from secateur.core.problem import LARGE, BlockProblem
+from secateur.core.registry import lookup
 from secateur.core.solution import Solution, Status
 
 
@@ -51,30 +54,67 @@ class Solver(ABC):
             What was found; it must be feasible.
         """
 
-    def solve(self, problem: BlockProblem, seed: int = 0) -> Solution:
+    def warm_up(self, size: int = 2) -> float:
+        """Solve problems of no difficulty, so that what has to be compiled is.
+
+        Args:
+            size: of the problems to come: large ones may take other ways than small ones.
+
+        Returns:
+            Seconds that it took.
+        """
+        begin = time.perf_counter()
+        for n in (4, LARGE + 1) if size > LARGE else (4,):
+            self.solve(tiny(n))
+        return time.perf_counter() - begin
+
+    def solve(self, problem: BlockProblem, seed: int = 0, *, certify: bool = True) -> Solution:
         """Solve a block problem, never worse than its incumbent.
 
         Args:
             problem: the problem.
             seed: for random choices.
+            certify: where the search gave no lower bound and the relaxation is known to be
+                convex, take the relaxation's (computed once for a problem).
 
         Returns:
-            The best of what `search` found and the incumbent.
+            The best of what `search` found and the incumbent. It is optimal where the search
+            proved it, or where it meets the lower bound.
 
         Raises:
             SecateurError: `search` broke a group's count.
         """
+        before = problem.value(problem.incumbent)
         if not _swappable(problem):
-            value = problem.value(problem.incumbent)
-            return Solution(problem.incumbent, value, Status.OPTIMAL, 0, self.part_name, value)
+            return Solution(problem.incumbent, before, Status.OPTIMAL, 0, self.part_name, before, before)
         found = self.search(problem, seed)
         if not problem.is_feasible(found.assignment):
             raise SecateurError(f"the solver '{self.part_name}' returned an assignment that breaks a count.")
-        value, before = problem.value(found.assignment), problem.value(problem.incumbent)
-        if value >= before:
-            status = found.status if found.status is Status.OPTIMAL else Status.INCUMBENT
-            return Solution(problem.incumbent, before, status, found.work, self.part_name, found.bound)
-        return Solution(found.assignment, value, found.status, found.work, self.part_name, found.bound)
+        assignment, status, bound = found.assignment, found.status, found.bound
+        value = problem.value(assignment)
+        if value >= before and not torch.equal(assignment, problem.incumbent):
+            assignment, value = problem.incumbent, before
+            status = status if status is Status.OPTIMAL else Status.INCUMBENT
+        if bound is None and certify and status is not Status.OPTIMAL:
+            bound = lookup("solver", "relaxation")().lower_bound(problem)
+        if status is Status.OPTIMAL or (bound is not None and value - bound <= problem.rounding):
+            status, bound = Status.OPTIMAL, value
+        return Solution(assignment, value, status, found.work, self.part_name, bound, before)
+
+
+def tiny(size: int) -> BlockProblem:
+    """Pose a problem that is solved at once.
+
+    Args:
+        size: variables, at least 2.
+
+    Returns:
+        One in which the incumbent, the first variable, is worse than any other.
+    """
+    linear = torch.zeros(size, dtype=torch.float64)
+    linear[0] = 1.0
+    groups, incumbent = torch.zeros(size, dtype=torch.long), linear > 0
+    return BlockProblem(0.0, linear, groups, incumbent, factors=torch.ones(size, 1, dtype=torch.float64))
 
 
 def _swappable(problem: BlockProblem) -> bool:

@@ -1,7 +1,8 @@
 """Block steps on one linearisation: the inner loop of a stage."""
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from secateur.core.block import Block
 from secateur.core.curvature import Linearisation
 from secateur.core.errors import SecateurError
 from secateur.core.mask import Mask
+from secateur.core.problem import BlockProblem
 from secateur.core.quadratic import QuadraticModel
 from secateur.core.seeds import derive_seed, generator
 from secateur.core.selector import LayerOrder, LayerView, Selector
@@ -60,6 +62,18 @@ class Stage:
                 f"k = pruned must lie between 0 and block_size = {self.block_size}, not {self.pruned}."
             )
 
+    def resized(self, block_size: int) -> "Stage":
+        """Give the same stage with blocks of another size, of the same share of pruned weights.
+
+        Args:
+            block_size: n, at least 1.
+
+        Returns:
+            The stage.
+        """
+        pruned = None if self.pruned is None else round(self.pruned * block_size / self.block_size)
+        return replace(self, block_size=block_size, pruned=pruned)
+
     def shape(self, most: int) -> tuple[int, int]:
         """Give n and k of a block that may flip at most so many weights.
 
@@ -97,6 +111,7 @@ class Descent:
         mask: what is kept now.
         predicted: change of the mean loss so far by the model, nats.
         blocks: problems solved so far.
+        gaps: `Solution.gap` of those that were solved with a lower bound.
     """
 
     session: Session
@@ -115,6 +130,7 @@ class Descent:
     mask: Mask = field(init=False)
     predicted: float = 0.0
     blocks: int = 0
+    gaps: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Begin at the anchor."""
@@ -138,13 +154,22 @@ class Descent:
                 break
             begin = time.perf_counter()
             with self.session.timed("select"):
-                block = self._next_block(sizes, *self.stage.shape(left))
+                block = self.next_block(sizes, *self.stage.shape(left))
             moved = self._exchange(block)
             idle = 0 if moved else idle + 1
             longest = max(longest, time.perf_counter() - begin)
 
-    def _next_block(self, sizes: dict[str, int], size: int, pruned: int) -> Block:
-        """Choose layers, then the weights in them that promise most."""
+    def next_block(self, sizes: Mapping[str, int], size: int, pruned: int) -> Block:
+        """Choose layers, then the weights in them that promise most.
+
+        Args:
+            sizes: prunable weights of the layers to choose from.
+            size: n, weights in the block, at most.
+            pruned: k, how many of them are pruned ones.
+
+        Returns:
+            The block.
+        """
 
         def pick(*names: str) -> Pick:
             gains = {name: self._gain(name) for name in names}
@@ -189,7 +214,13 @@ class Descent:
         with self.session.timed("select"):
             model = self.linearisation.quadratic(block)
         with self.session.timed("solve"):
-            assignment = self._solve(block, model, reference, pruned)
+            problem = self.pose(block, model)
+            seed = derive_seed(self.session.seed, "solver", self.turn)
+            # A bound is worth reporting where the solver has one, not worth computing for the report.
+            solution = self.solver.solve(problem, seed, certify=False)
+        if solution.gap is not None:
+            self.gaps.append(solution.gap)
+        assignment = solution.assignment.to(pruned.device)
         delta = reference * (pruned.to(reference) - assignment.to(reference))
         if not bool(delta.any()):
             return False
@@ -199,10 +230,22 @@ class Descent:
             self.mask[name].view(-1)[block.indices[name]] = kept
         return True
 
-    def _solve(self, block: Block, model: QuadraticModel, reference: Tensor, pruned: Tensor) -> Tensor:
-        """Write the block's choice as a problem and have it solved."""
-        groups = torch.cat([self.session.budget.groups(n, i) for n, i in block.indices.items()])
-        anchor = ~block.gather(self.anchor)
-        problem = model.problem(reference, pruned, groups, self.stage.multiplier, self.region.ridge, anchor)
-        solution = self.solver.solve(problem, derive_seed(self.session.seed, "solver", self.turn))
-        return solution.assignment.to(pruned.device)
+    def pose(self, block: Block, model: QuadraticModel) -> BlockProblem:
+        """Write a block's choice as a problem, at the point reached.
+
+        Args:
+            block: the weights.
+            model: the quadratic model over them.
+
+        Returns:
+            The problem; its incumbent is what is pruned now.
+        """
+        budget, stage, region = self.session.budget, self.stage, self.region
+        return model.problem(
+            block.gather(self.session.network.reference),
+            ~block.gather(self.mask),
+            torch.cat([budget.groups(name, index) for name, index in block.indices.items()]),
+            stage.multiplier,
+            region.ridge,
+            ~block.gather(self.anchor),
+        )

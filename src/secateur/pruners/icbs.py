@@ -1,11 +1,14 @@
 """The iterative Combinatorial Brain Surgeon: block coordinate descent over the mask."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from secateur.core.block import Block
 from secateur.core.curvature import Curvature
+from secateur.core.errors import SecateurError
 from secateur.core.limit import Limit
 from secateur.core.mask import Mask
 from secateur.core.problem import BlockProblem
@@ -16,13 +19,13 @@ from secateur.core.solver import Solver
 from secateur.core.task import Batch
 from secateur.curvature import EmpiricalFisher, Fisher
 from secateur.pruners.batches import Batches
-from secateur.pruners.descent import Descent, Stage
+from secateur.pruners.descent import NOTHING, Descent, Stage
 from secateur.pruners.pruner import Outcome, Pruner, State
 from secateur.pruners.session import Session
 from secateur.pruners.trust import Trust
 from secateur.scores import Gradient, Magnitude
 from secateur.selection import AllLayers, Boundary, Fixed, GaussSouthwell, LogSize, Tabu
-from secateur.solvers import Annealing, default_solver
+from secateur.solvers import Annealing, Default
 
 # Stages in a row without a better mask or a larger batch after which a run has converged.
 PATIENCE = 6
@@ -56,7 +59,7 @@ class ICBS(Pruner):
     selector: Selector = field(default_factory=GaussSouthwell)
     order: LayerOrder = field(default_factory=AllLayers)
     curvature: Curvature = field(default_factory=Fisher)
-    solver: Solver = field(default_factory=default_solver)
+    solver: Solver = field(default_factory=Default)
     stage: Stage = field(default_factory=Stage)
     batches: Batches = field(default_factory=Batches)
     trust: Trust = field(default_factory=Trust)
@@ -86,10 +89,7 @@ class ICBS(Pruner):
 
     def warm_up(self) -> None:
         """Have the solver's kernels compiled."""
-        incumbent = torch.tensor([True, True, False, False])
-        linear = torch.linspace(-1.0, 1.0, 4, dtype=torch.float64)
-        eye = torch.eye(4, dtype=torch.float64)
-        self.solver.solve(BlockProblem(0.0, linear, torch.zeros(4, dtype=torch.int64), incumbent, dense=eye))
+        self.solver.warm_up(self.stage.block_size)
 
     def start(self, session: Session) -> State:
         """Draw the one-shot mask and freeze the surest weights.
@@ -129,23 +129,10 @@ class ICBS(Pruner):
         """
         before = session.seconds["capture"]
         batch, guard, cursor = self._samples(session, state)
-        tape = session.record(
-            batch, self.curvature.needs | self.selector.needs, state.step, self.curvature.draws
-        )
-        descent = Descent(
-            session, self.selector, self.order, self.solver, self.stage,
-            tape=tape,
-            linearisation=self.curvature.linearise(tape),
-            region=state.region,
-            anchor=state.mask,
-            stamps={n: s.clone() for n, s in state.stamps.items()},
-            frozen=state.frozen,
-            turn=state.turn,
-            step=state.step,
-        )  # fmt: skip
+        descent = self._linearised(session, state, batch)
         descent.run(least=session.seconds["capture"] - before)
         session.network.write(descent.mask)
-        measured = session.mean_loss(batch) - tape.loss
+        measured = session.mean_loss(batch) - descent.tape.loss
         flips = descent.mask.flips(state.mask)
         accepted = self.trust.accepts(measured) or flips == 0
         if not accepted:
@@ -165,15 +152,60 @@ class ICBS(Pruner):
         outcome = Outcome(
             predicted=descent.predicted,
             measured=measured,
-            loss=tape.loss + (measured if accepted else 0.0),
+            loss=descent.tape.loss + (measured if accepted else 0.0),
             guard=loss,
             flips=_flips(state.mask, after.mask),
             blocks=descent.blocks,
             samples=batch.size,
             ridge=state.region.ridge,
             accepted=accepted,
+            gap=max(descent.gaps, default=None),
         )
         return after, outcome
+
+    def pose(
+        self, session: Session, state: State, layers: Sequence[str] = (), size: int | None = None
+    ) -> tuple[Block, BlockProblem]:
+        """Pose the first block problem of the next step, without solving it.
+
+        Args:
+            session: what to work with; the model's weights are those of the state's mask.
+            state: the state before the step.
+            layers: where the block may be taken from; all where none is named.
+            size: n, at most; None: the stage's block size.
+
+        Returns:
+            The block, and its problem.
+
+        Raises:
+            SecateurError: there is nothing to exchange.
+        """
+        batch, _, _ = self._samples(session, state)
+        descent = self._linearised(session, state, batch)
+        sizes = {layer.name: layer.size for layer in session.network.layers}
+        stage = self.stage if size is None else self.stage.resized(size)
+        chosen = {name: sizes[name] for name in layers or sizes}
+        block = descent.next_block(chosen, *stage.shape(stage.block_size))
+        if block.size == 0:
+            raise SecateurError(f"there is nothing to exchange in {' and '.join(chosen)}: {NOTHING}")
+        return block, descent.pose(block, descent.linearisation.quadratic(block))
+
+    def _linearised(self, session: Session, state: State, batch: Batch) -> Descent:
+        """Record a batch, and stand at the beginning of a stage."""
+        tape = session.record(
+            batch, self.curvature.needs | self.selector.needs, state.step, self.curvature.draws
+        )
+        return Descent(
+            session, self.selector, self.order, self.solver, self.stage,
+            tape=tape,
+            linearisation=self.curvature.linearise(tape),
+            region=state.region,
+            anchor=state.mask,
+            stamps={n: s.clone() for n, s in state.stamps.items()},
+            frozen=state.frozen,
+            turn=state.turn,
+            step=state.step,
+        )  # fmt: skip
 
     def _samples(self, session: Session, state: State) -> tuple[Batch, Batch | None, tuple[int, int]]:
         """Fetch the stage's batch and the guard samples."""

@@ -116,6 +116,7 @@ class Outcome:
         samples: samples recorded.
         ridge: the ridge in force.
         accepted: False where the step was undone.
+        gap: the largest `Solution.gap` of its blocks, None where no lower bound is known.
     """
 
     predicted: float
@@ -127,6 +128,7 @@ class Outcome:
     samples: int
     ridge: float
     accepted: bool
+    gap: float | None = None
 
 
 class Pruner(ABC):

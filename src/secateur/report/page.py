@@ -104,6 +104,14 @@ def _gain(run: RunRecord) -> str | None:
     return f"{100 * (start - pruned) / (start - dense):.0f} %"
 
 
+def _certificate(run: RunRecord) -> str:
+    """Say how near to their lower bounds the block problems were solved, where that is known."""
+    gaps = [step["gap"] for step in run.steps() if step.get("gap") is not None]
+    if not gaps:
+        return ""
+    return f" Every block problem was solved to within {100 * max(gaps):.2g} % of what can be gained in it."
+
+
 def _figures(run: RunRecord) -> Iterator[tuple[str, str, str]]:
     """Draw the figures there is something to show in: heading, SVG, explanation."""
     drawn = (
@@ -112,7 +120,7 @@ def _figures(run: RunRecord) -> Iterator[tuple[str, str, str]]:
         ("Predicted and measured change", trust_figure(run), "Each point is a step. On the dashed line the "
          "quadratic model was right; above it, the loss fell by less than predicted."),
         ("Layers", layer_figure(run), "A weight that flips twice counts twice."),
-        ("Time", time_figure(run), "Other: loading, writing and what lies between."),
+        ("Time", time_figure(run), "Other: loading, writing and what lies between." + _certificate(run)),
     )  # fmt: skip
     for heading, figure, words in drawn:
         if figure is not None:

@@ -232,6 +232,7 @@ class Drive:
                 layers=outcome.flips,
                 seconds=spent,
                 remaining=self.clock.remaining,
+                gap=outcome.gap,
             )
         )
 

@@ -1,26 +1,26 @@
 """Between block problems and the arrays that the kernels work on."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from secateur.core.problem import BlockProblem
-from secateur.solvers.kernels import Instance, Order, RandomState, survey, symmetric
+from secateur.solvers.kernels.instance import Instance, Order, survey, symmetric
+from secateur.solvers.kernels.random import RandomState
 
 # Fields are sums of some thousand terms, updated as many times: this many roundings of the
 # sum of the terms' sizes is more than their error, and less than any change that matters.
 _ROUNDINGS = 64
-_CACHE = "_kernel_instance"
-_SHARED = (_CACHE, "matrix", "counts")
+_DENSE, _FACTORED = "_dense_instance", "_factored_instance"
 
 
-def prepare(problem: BlockProblem) -> tuple[Instance, Order]:
+def prepare(problem: BlockProblem, *, dense: bool = True) -> tuple[Instance, Order]:
     """Lay a problem out for the kernels.
 
     Args:
         problem: the problem.
+        dense: with B, formed where it is given by factors; False: by its factors, in which
+            diag(v) has moved into l.
 
     Returns:
         The instance, and the incumbent as an order that the caller may change.
@@ -28,17 +28,50 @@ def prepare(problem: BlockProblem) -> tuple[Instance, Order]:
     groups, pruned = problem.groups.cpu().numpy(), problem.incumbent.cpu().numpy()
     order = np.lexsort((~pruned, groups)).astype(np.int64)
     # Kept beside the problem's own cached properties: a solver made of several prepares once.
-    instance = problem.__dict__.get(_CACHE)
+    cache, make = (_DENSE, _dense) if dense else (_FACTORED, _factored)
+    instance = problem.__dict__.get(cache)
     if instance is None:
-        instance = problem.__dict__[_CACHE] = _instance(problem, groups)
+        instance = problem.__dict__[cache] = make(problem, groups)
     return instance, order
 
 
-def _instance(problem: BlockProblem, groups: Int[np.ndarray, " n"]) -> Instance:
-    """Lay out all of a problem but its incumbent."""
+def _dense(problem: BlockProblem, groups: Int[np.ndarray, " n"]) -> Instance:
+    """Lay out all of a problem but its incumbent, with B."""
     # A product of matrices is symmetric up to rounding only, which can make a descent go round in circles.
     matrix = symmetric(np.ascontiguousarray(problem.matrix.detach().cpu().numpy()))
     linear = np.ascontiguousarray(problem.linear.detach().double().cpu().numpy())
+    peak, total = survey(matrix)
+    none = np.zeros((0, 0))
+    return _instance(problem, groups, matrix, none, linear, 0.5 * matrix.diagonal(), peak, total)
+
+
+def _factored(problem: BlockProblem, groups: Int[np.ndarray, " n"]) -> Instance:
+    """Lay out all of a problem but its incumbent, by factors."""
+    assert problem.factors is not None
+    factors = np.ascontiguousarray(problem.factors.detach().double().cpu().numpy())
+    linear = problem.linear.detach().double().cpu().numpy()
+    if problem.diagonal is not None:
+        linear = linear + 0.5 * problem.diagonal.detach().double().cpu().numpy()
+    half = 0.5 * np.einsum("ns,ns->n", factors, factors)
+    norm = np.sqrt(2 * half)
+    # By the inequality of Cauchy and Schwarz: B_ij <= |U_i| |U_j|.
+    peak, total = norm * norm.max(), norm * norm.sum()
+    return _instance(
+        problem, groups, np.zeros((0, 0)), factors, np.ascontiguousarray(linear), half, peak, total
+    )
+
+
+def _instance(
+    problem: BlockProblem,
+    groups: Int[np.ndarray, " n"],
+    matrix: Float[np.ndarray, "a b"],
+    factors: Float[np.ndarray, "c d"],
+    linear: Float[np.ndarray, " n"],
+    half: Float[np.ndarray, " n"],
+    peak: Float[np.ndarray, " n"],
+    total: Float[np.ndarray, " n"],
+) -> Instance:
+    """Add the groups to B and l."""
     counts = problem.counts.cpu().numpy().astype(np.int64)
     sizes = np.bincount(groups, minlength=counts.size).astype(np.int64)
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
@@ -46,11 +79,11 @@ def _instance(problem: BlockProblem, groups: Int[np.ndarray, " n"]) -> Instance:
     kept_slots = np.flatnonzero(
         (np.arange(groups.size) >= (starts[:-1] + counts)[group]) & (counts[group] > 0)
     )
-    peak, total = survey(matrix)
     return Instance(
         matrix=matrix,
+        factors=factors,
         linear=linear,
-        half=0.5 * matrix.diagonal(),
+        half=np.ascontiguousarray(half),
         slack=_ROUNDINGS * np.finfo(np.float64).eps * (np.abs(linear) + total),
         peak=peak,
         starts=starts,
@@ -58,21 +91,6 @@ def _instance(problem: BlockProblem, groups: Int[np.ndarray, " n"]) -> Instance:
         kept_slots=kept_slots.astype(np.int64),
         kept_groups=group[kept_slots].astype(np.int64),
     )
-
-
-def restart(problem: BlockProblem, incumbent: Bool[torch.Tensor, " n"]) -> BlockProblem:
-    """Pose the same problem from another incumbent with the same counts.
-
-    Args:
-        problem: the problem.
-        incumbent: a feasible x.
-
-    Returns:
-        The problem; what was computed for the old one is not computed again.
-    """
-    again = replace(problem, incumbent=incumbent)
-    again.__dict__.update({name: problem.__dict__[name] for name in _SHARED if name in problem.__dict__})
-    return again
 
 
 def assignment(problem: BlockProblem, instance: Instance, order: Order) -> Bool[torch.Tensor, " n"]:
@@ -105,6 +123,27 @@ def as_tensor(problem: BlockProblem, pruned: Bool[np.ndarray, " n"]) -> Bool[tor
     return torch.from_numpy(pruned).to(problem.incumbent.device)
 
 
+def largest(
+    values: Float[np.ndarray, " n"], groups: Int[np.ndarray, " n"], counts: Int[np.ndarray, " groups"]
+) -> Bool[np.ndarray, " n"]:
+    """Choose the largest entries in each group.
+
+    Args:
+        values: a number for each variable.
+        groups: the group of each variable.
+        counts: how many to choose in each.
+
+    Returns:
+        What is chosen, ties by position.
+    """
+    order = np.lexsort((-values, groups))
+    sizes = np.bincount(groups, minlength=counts.size)
+    place = np.arange(order.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    chosen = np.zeros(order.size, dtype=np.bool_)
+    chosen[order] = place < counts[groups[order]]
+    return chosen
+
+
 def mean_size(instance: Instance) -> float:
     """Compute the unit of inverse temperatures: the mean |B_ij|.
 
@@ -112,10 +151,17 @@ def mean_size(instance: Instance) -> float:
         instance: the problem.
 
     Returns:
-        The mean over all n^2 entries; where B is zero the mean |l_i|, and 1 where l is too.
+        The mean over all n^2 entries (by factors, of 1,024 rows spread over all); where B is
+        zero the mean |l_i|, and 1 where l is too.
     """
-    mean = float(np.abs(instance.matrix).mean())
+    mean = float(np.abs(instance.matrix).mean()) if instance.matrix.size else _mean_product(instance.factors)
     return mean or float(np.abs(instance.linear).mean()) or 1.0
+
+
+def _mean_product(factors: Float[np.ndarray, "n s"]) -> float:
+    """Compute the mean |U_i.U_j| over a spread of rows."""
+    some = factors[np.linspace(0, factors.shape[0] - 1, min(1024, factors.shape[0])).astype(np.int64)]
+    return float(np.abs(some @ some.T).mean()) if some.size else 0.0
 
 
 def random_state(seed: int) -> RandomState:

@@ -1,12 +1,13 @@
 """The best of several solvers, or of several seeds."""
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 
 from secateur.core.errors import SecateurError
 from secateur.core.problem import BlockProblem
 from secateur.core.registry import register
 from secateur.core.seeds import derive_seed
-from secateur.core.solution import Status
+from secateur.core.solution import Solution, Status
 from secateur.core.solver import Found, Solver
 
 
@@ -21,10 +22,13 @@ class BestOf(Solver):
     Attributes:
         solvers: at least one; a tie goes to the first.
         runs: seeds for each, at least 1.
+        gap: it ends early where the bound leaves at most this share of what can be gained
+            (`Solution.gap`).
     """
 
     solvers: tuple[Solver, ...]
     runs: int = 1
+    gap: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -37,6 +41,8 @@ class BestOf(Solver):
             raise SecateurError("the solver 'best-of' needs a list of at least one solver.")
         if not self.runs >= 1:
             raise SecateurError(f"the solver 'best-of' needs at least 1 run, not {self.runs}.")
+        if not 0 <= self.gap <= 1:
+            raise SecateurError(f"the solver 'best-of' needs a gap between 0 and 1, not {self.gap}.")
 
     def search(self, problem: BlockProblem, seed: int) -> Found:
         """Run them all.
@@ -49,15 +55,16 @@ class BestOf(Solver):
             The best answer.
         """
         seeds = [seed, *(derive_seed(seed, "best-of", run) for run in range(1, self.runs))]
-        best, work, bounds = None, 0, []
-        for each in seeds:
-            for solver in self.solvers:
-                solution = solver.solve(problem, each)
-                work += solution.work
-                bounds += [] if solution.bound is None else [solution.bound]
-                if best is None or solution.value < best.value or solution.status is Status.OPTIMAL:
-                    best = solution
-                if best.status is Status.OPTIMAL:
-                    return Found(best.assignment, best.status, work, max(bounds, default=None))
+        best: Solution | None = None
+        work, bound = 0, None
+        for each, solver in itertools.product(seeds, self.solvers):
+            solution = solver.solve(problem, each, certify=False)
+            work += solution.work
+            bound = max((b for b in (bound, solution.bound) if b is not None), default=None)
+            if best is None or solution.value < best.value or solution.status is Status.OPTIMAL:
+                best = solution
+            gap = replace(best, bound=bound).gap
+            if best.status is Status.OPTIMAL or (gap is not None and gap <= self.gap):
+                break
         assert best is not None
-        return Found(best.assignment, best.status, work, max(bounds, default=None))
+        return Found(best.assignment, best.status, work, bound)

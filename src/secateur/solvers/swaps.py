@@ -9,7 +9,8 @@ from secateur.core.registry import register
 from secateur.core.solution import Status
 from secateur.core.solver import Found, Solver
 from secateur.solvers.arrays import assignment, prepare
-from secateur.solvers.kernels import descend, descend_first
+from secateur.solvers.decomposition import Decomposition
+from secateur.solvers.kernels.descent import descend, descend_first
 
 # Descents end by themselves; this many swaps a variable bounds the time if rounding misleads one.
 _SWAPS_PER_VARIABLE = 100
@@ -26,7 +27,8 @@ class Swaps(Solver):
 
     Pairs that the largest B_ij of their row could not make the best are passed over, so that
     finding the best swap takes O(n) and a scan of few pairs. A swap counts as better only if
-    it gains more than rounding could feign. Work counts the swaps evaluated.
+    it gains more than rounding could feign. By factors and above 4,096 variables the descent goes
+    a working set at a time (`Decomposition`). Work counts the swaps evaluated.
 
     Attributes:
         rule: ``"best"`` makes the best swap each time; ``"first"`` goes round the kept
@@ -58,6 +60,8 @@ class Swaps(Solver):
         Returns:
             The end of the descent: a local optimum, unless the swaps ran out.
         """
+        if problem.is_large:
+            return Decomposition(self).search(problem, seed)
         instance, order = prepare(problem)
         limit = _SWAPS_PER_VARIABLE * problem.size if self.max_swaps is None else self.max_swaps
         kernel = descend if self.rule == "best" else descend_first

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from secateur.core.errors import SecateurError
 from secateur.core.problem import BlockProblem
 from secateur.core.registry import register
-from secateur.core.solution import Status
 from secateur.core.solver import Found, Solver
 from secateur.solvers.arrays import assignment, prepare, random_state
-from secateur.solvers.kernels import tabu
+from secateur.solvers.decomposition import Decomposition
+from secateur.solvers.kernels.tabu import tabu
+from secateur.solvers.swaps import Swaps
 
 
 @register("solver", "tabu")
@@ -17,16 +18,22 @@ class TabuSearch(Solver):
     """Makes the best swap each time, for better or worse, of variables that have rested.
 
     (Glover 1989.) A variable that moved rests for `tenure` iterations and, by chance, up to
-    as many again; a swap to better than ever is made whoever rests. It starts from the
-    incumbent and keeps the best assignment seen. Work counts the swaps evaluated.
+    as many again; a swap to better than ever is made whoever rests. The swaps compared are those
+    of a shortlist: in each group the `width` kept variables that would cost least to prune and
+    the `width` pruned ones that would cost least to restore, so that an iteration takes O(n). It
+    starts from the incumbent, keeps the best assignment seen, and ends with swap descent from
+    there. By factors and above 4,096 variables it goes a working set at a time
+    (`Decomposition`). Work counts the swaps evaluated.
 
     Attributes:
         iterations: swaps to make, at least 1.
         tenure: iterations of rest, at least 1; no more than a quarter of n is used.
+        width: variables of either kind on the shortlist, at least 1.
     """
 
     iterations: int = 1000
-    tenure: int = 10
+    tenure: int = 5
+    width: int = 16
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -34,24 +41,26 @@ class TabuSearch(Solver):
         Raises:
             SecateurError: a setting is below 1.
         """
-        if not (self.iterations >= 1 and self.tenure >= 1):
+        if not (self.iterations >= 1 and self.tenure >= 1 and self.width >= 1):
             raise SecateurError(
-                "the solver 'tabu' needs at least 1 iteration and a tenure of at least 1, "
-                f"not {self.iterations} and {self.tenure}."
+                "the solver 'tabu' needs at least 1 iteration, a tenure of at least 1 and a shortlist of at "
+                f"least 1, not {self.iterations}, {self.tenure} and {self.width}."
             )
 
     def search(self, problem: BlockProblem, seed: int) -> Found:
-        """Search from the incumbent.
+        """Search from the incumbent, and descend from the best assignment seen.
 
         Args:
             problem: the problem.
             seed: for the length of each rest.
 
         Returns:
-            The best assignment seen: a local optimum, unless the search ended on it.
+            A local optimum.
         """
+        if problem.is_large:
+            return Decomposition(self).search(problem, seed)
         instance, order = prepare(problem)
         tenure = max(1, min(self.tenure, problem.size // 4))
-        done, seen = tabu(instance, order, self.iterations, tenure, random_state(seed))
-        status = Status.LOCAL_OPTIMUM if done else Status.FEASIBLE
-        return Found(assignment(problem, instance, order), status, seen)
+        seen = tabu(instance, order, self.iterations, tenure, self.width, random_state(seed))
+        last = Swaps().search(problem.restarted(assignment(problem, instance, order)), seed)
+        return Found(last.assignment, last.status, seen + last.work)

@@ -57,6 +57,35 @@ def fisher_problem(
     return BlockProblem(float(0.5 * x @ pull + slope @ x), -slope - pull, groups, incumbent, dense=matrix)
 
 
+def factored_problem(
+    n: int, samples: int, count: int, group_size: int | None = None, seed: int = 0
+) -> BlockProblem:
+    """Draw a problem such as pruning poses, by factors in float32, of any size.
+
+    Args:
+        n: variables.
+        samples: columns of U.
+        count: ones in each group.
+        group_size: variables in each group, the last may have fewer; None = one group.
+        seed: the seed.
+
+    Returns:
+        The problem, with value 0 at the incumbent up to rounding in float32.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    spread = torch.randn(n, 1, generator=generator).mul(0.5).exp()
+    factors = spread * torch.randn(n, samples, generator=generator) / samples**0.5
+    slope = 0.3 * torch.randn(n, generator=generator)
+    groups = torch.arange(n) // (n if group_size is None else group_size)
+    order = torch.randperm(n, generator=generator)
+    order = order[groups[order].argsort(stable=True)]
+    incumbent = torch.zeros(n, dtype=torch.bool)
+    incumbent[order] = torch.arange(n) - torch.searchsorted(groups, groups) < count
+    response = factors[incumbent].sum(0)
+    constant = float(0.5 * response @ response + slope[incumbent].sum())
+    return BlockProblem(constant, -slope - factors @ response, groups, incumbent, factors=factors)
+
+
 def indefinite_problem(
     n: int, counts: Sequence[int], seed: int = 0, groups: Int[Tensor, " n"] | None = None
 ) -> BlockProblem:
@@ -144,6 +173,7 @@ def zoo(seed: int = 0) -> dict[str, BlockProblem]:
         "three groups, interleaved": indefinite_problem(12, [1, 2, 3], seed),
         "a group a row": fisher_problem(12, 5, [1, 2, 1, 1], seed, rows),
         "uneven groups, one unused, one full, one empty": indefinite_problem(12, [2, 0, 0, 3], seed, uneven),
+        "two of four": fisher_problem(12, 5, [2, 2, 2], seed, torch.arange(12) // 4),
         "pairs": fisher_problem(12, 3, [1] * 6, seed),
         "zero": replace(fisher, linear=zeros, dense=0 * ones),
         "no interactions": replace(fisher, dense=torch.diag(fisher.matrix.diagonal())),

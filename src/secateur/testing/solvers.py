@@ -13,16 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from secateur.core.problem import BlockProblem
+from secateur.core.errors import SecateurError
+from secateur.core.problem import LARGE, BlockProblem
 from secateur.core.registry import lookup
 from secateur.core.solution import Solution, Status
 from secateur.core.solver import Solver
 from secateur.testing.problems import (
     best_swap_change,
     brute_force,
+    factored_problem,
     fisher_problem,
     indefinite_problem,
     magnitude,
+    permuted,
     scaled,
     zoo,
 )
@@ -52,10 +55,12 @@ def check_solution(problem: BlockProblem, solution: Solution) -> None:
     assert solution.work >= 0
     _, best = brute_force(problem)
     assert solution.value >= best - ROUNDING * unit
-    if solution.bound is not None:
-        assert solution.bound <= best + ROUNDING * unit, "the lower bound is above the optimum"
     if solution.status is Status.OPTIMAL:
         assert solution.value <= best + ROUNDING * unit, "what is called optimal is not"
+    if solution.bound is not None:
+        assert solution.bound <= best + ROUNDING * unit, "the lower bound is above the optimum"
+        assert solution.gap is not None
+        assert 0 <= solution.gap <= 1
     if solution.status is Status.LOCAL_OPTIMUM:
         assert best_swap_change(problem, x) >= -ROUNDING * unit, "a swap improves a local optimum"
     if solution.status is Status.INCUMBENT:
@@ -68,10 +73,12 @@ class SolverConformance:
     Attributes:
         solver: the solver under test.
         exact: whether it must find an optimum of every problem in the zoo.
+        large: whether it takes problems by factors that are too large for their matrix.
     """
 
     solver: Solver
     exact: bool = False
+    large: bool = True
 
     @pytest.mark.parametrize("kind", zoo())
     def test_zoo(self, kind: str) -> None:
@@ -132,6 +139,63 @@ class SolverConformance:
             plain = self.solver.solve(problem, 0)
             other = self.solver.solve(scaled(problem, factor), 0)
             assert torch.equal(plain.assignment, other.assignment)
+
+    def test_the_numbering_does_not_matter(self) -> None:
+        """With its variables in another order a problem is solved as truly, and as well where exactly."""
+        for seed in range(3):
+            problem = indefinite_problem(12, [2, 3], seed)
+            order = torch.randperm(12, generator=torch.Generator().manual_seed(seed))
+            other = permuted(problem, order)
+            solution = self.solver.solve(other, seed)
+            check_solution(other, solution)
+            if self.exact:
+                plain = self.solver.solve(problem, seed)
+                assert abs(solution.value - plain.value) <= ROUNDING * magnitude(problem)
+
+    def test_factors_and_the_matrix_they_make_are_one(self) -> None:
+        """The form in which B is given does not matter."""
+        generator = torch.Generator().manual_seed(8)
+        factors = torch.randn(12, 5, generator=generator, dtype=torch.float64)
+        own = torch.randn(12, generator=generator, dtype=torch.float64)
+        base = fisher_problem(12, 5, [4], seed=8)
+        by_factors = replace(base, dense=None, factors=factors, diagonal=own)
+        dense = replace(base, dense=by_factors.matrix.clone())
+        one, other = self.solver.solve(by_factors, 3), self.solver.solve(dense, 3)
+        check_solution(by_factors, one)
+        assert abs(one.value - other.value) <= ROUNDING * magnitude(dense)
+
+    def test_convex_problems_get_a_bound(self) -> None:
+        """Where B is positive semi-definite the solution comes with a gap, and a true one."""
+        for seed in range(3):
+            problem = fisher_problem(12, 5, [4], seed)
+            solution = self.solver.solve(problem, seed)
+            assert solution.bound is not None
+            assert solution.gap is not None
+            check_solution(problem, solution)
+
+    def test_large_problems(self) -> None:
+        """By factors no matrix is formed, or the solver says that it takes smaller problems."""
+        problem = factored_problem(LARGE + 104, 3, 20, group_size=2102)
+        if not self.large:
+            with pytest.raises(SecateurError):
+                self.solver.solve(problem, 0)
+            return
+        before = problem.value(problem.incumbent)
+        solution = self.solver.solve(problem, 0)
+        assert "matrix" not in problem.__dict__
+        assert problem.is_feasible(solution.assignment)
+        assert solution.value == problem.value(solution.assignment) <= before
+        assert solution.bound is not None
+        assert solution.bound <= solution.value
+
+    def test_what_is_not_finite_is_refused(self) -> None:
+        """A NaN never reaches a solver."""
+        problem = fisher_problem(6, 3, [2])
+        for part in ("linear", "dense"):
+            wrong = getattr(problem, part).clone()
+            wrong.view(-1)[2] = float("nan")
+            with pytest.raises(SecateurError, match="NaN"):
+                self.solver.solve(replace(problem, **{part: wrong}), 0)
 
     def test_a_matrix_symmetric_up_to_rounding(self) -> None:
         """Asymmetry such as a float32 matrix product leaves makes no descent go astray."""

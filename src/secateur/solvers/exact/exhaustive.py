@@ -9,7 +9,7 @@ from secateur.core.registry import register
 from secateur.core.solution import Status
 from secateur.core.solver import Found, Solver
 from secateur.solvers.arrays import assignment, prepare, scale
-from secateur.solvers.kernels import enumerate_all
+from secateur.solvers.kernels.enumeration import enumerate_all
 
 # A running value may differ by this much, relative to the problem's size, from one computed afresh.
 _DRIFT = 1e-12

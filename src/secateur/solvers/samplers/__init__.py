@@ -1,0 +1,6 @@
+"""Solvers of other people that sample: D-Wave's Ocean, OpenJij, simulated bifurcation."""
+
+from secateur.solvers.samplers.bifurcation import SimulatedBifurcation
+from secateur.solvers.samplers.dimod_solver import DimodSolver
+
+__all__ = ["DimodSolver", "SimulatedBifurcation"]
