@@ -2,7 +2,7 @@
 
     python benchmarks/solvers.py [small | large | exact | compile | all] [--seeds N] [--write]
 
-small: synthetic Fisher problems (`secateur.testing.problems.fisher_problem`, 256 samples) of 64 to 2,048
+small: synthetic Fisher problems (`secateur.testing.problems.fisher_problem`, n/4 samples) of 64 to 2,048
 variables, a half and a tenth of them pruned, and blocks of the Garment Classifier where
 SECATEUR_ASSETS names the data. The gap is (value - best) / (incumbent - best), best being the
 best value that any solver of the table found. large: 100,000 variables by factors, each case in a
@@ -132,7 +132,7 @@ def families(seeds: int) -> Iterator[tuple[str, list[BlockProblem]]]:
     for n in (64, 256, 1024, 2048):
         yield (
             f"n = {n:,}",
-            [fisher_problem(n, 256, [k], seed) for k in (n // 2, n // 10) for seed in range(seeds)],
+            [fisher_problem(n, n // 4, [k], seed) for k in (n // 2, n // 10) for seed in range(seeds)],
         )
     if "SECATEUR_ASSETS" in os.environ:
         yield "Garment, n = 1,024", real_blocks()

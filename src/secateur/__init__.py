@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from secateur.core.errors import SecateurError as SecateurError
     from secateur.core.limit import Limit as Limit
     from secateur.core.mask import Mask as Mask
+    from secateur.core.problem import BlockProblem as BlockProblem
+    from secateur.core.solution import Solution as Solution
+    from secateur.core.solver import Solver as Solver
     from secateur.core.task import Task as Task
     from secateur.evaluation import evaluate as evaluate
     from secateur.export import apply_mask as apply_mask
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from secateur.tasks import Classification as Classification
 
 _HOMES = {
+    "BlockProblem": "core.problem",
     "ICBS": "pruners",
     "Classification": "tasks",
     "Limit": "core.limit",
@@ -34,6 +38,8 @@ _HOMES = {
     "OneShot": "pruners",
     "Run": "runs",
     "SecateurError": "core.errors",
+    "Solution": "core.solution",
+    "Solver": "core.solver",
     "Task": "core.task",
     "apply_mask": "export",
     "evaluate": "evaluation",

@@ -1,7 +1,7 @@
 """The block problem: a binary quadratic problem with a fixed count in each group."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,9 @@ from secateur.core.qubo import Penalty, Qubo, check_size, quadratic_form
 
 # By factors, the matrix of more variables than these is never formed: of 4,096 it takes 134 MB.
 LARGE = 4096
+
+# Of columns, in which a product with its own transpose is computed.
+_STRIPS = 4
 
 # Relative to the diagonal: more than the rounding of a product in float32, less than what matters.
 _SHIFT = 1e-5
@@ -66,7 +69,7 @@ class BlockProblem:
         if not square or lengths != {n}:
             raise SecateurError(f"a block problem of {n} variables got parts of other lengths.")
         parts = [self.linear, quadratic] + ([] if self.diagonal is None else [self.diagonal])
-        if not math.isfinite(self.constant) or not all(bool(torch.isfinite(part).all()) for part in parts):
+        if not math.isfinite(self.constant) or not all(_is_finite(part) for part in parts):
             raise SecateurError(
                 "a block problem has an entry that is NaN or infinite: look for overflow in the loss."
             )
@@ -142,10 +145,8 @@ class BlockProblem:
             The problem. What has been computed for this one and kept beside its fields, by
             solvers too, is not computed again: nothing that depends on the incumbent may be.
         """
-        again = replace(self, incumbent=incumbent)
-        again.__dict__.update(
-            {name: kept for name, kept in self.__dict__.items() if name not in again.__dict__}
-        )
+        again = object.__new__(type(self))  # past the checks, which this one has passed
+        again.__dict__.update(self.__dict__, incumbent=incumbent)
         return again
 
     def value(self, assignment: Bool[Tensor, " n"]) -> float:
@@ -216,6 +217,11 @@ class BlockProblem:
         return cqm_of(self.to_qubo(None), self.groups.cpu(), self.counts.cpu())
 
 
+def _is_finite(part: Tensor) -> bool:
+    """Look for NaN and infinity: in the sum first, as that takes a twentieth of the time."""
+    return bool(torch.isfinite(part.sum())) or bool(torch.isfinite(part).all())
+
+
 def gram(factors: Float[Tensor, "n s"]) -> Float[Tensor, "n n"]:
     """Multiply a matrix and its transpose.
 
@@ -223,13 +229,19 @@ def gram(factors: Float[Tensor, "n s"]) -> Float[Tensor, "n n"]:
         factors: U.
 
     Returns:
-        U U', on the CPU exactly symmetric and for half the work: numpy takes a product with its
-        own transpose for what it is.
+        U U', exactly symmetric, for five eighths of the operations of a product.
     """
-    if factors.device.type != "cpu":
-        return factors @ factors.T
-    array = factors.detach().numpy()
-    return torch.from_numpy(array @ array.T)
+    n = factors.shape[0]
+    product = factors.new_empty(n, n)
+    step = max(1, -(-n // _STRIPS))
+    for first in range(0, n, step):
+        last = min(n, first + step)
+        strip = factors[first:] @ factors[first:last].T
+        own = strip[: last - first]
+        own.copy_(own.tril() + own.tril(-1).T)
+        product[first:, first:last] = strip
+        product[first:last, first:] = strip.T
+    return product
 
 
 def _has_cholesky(matrix: Float[Tensor, "n n"]) -> bool:

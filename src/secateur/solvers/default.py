@@ -35,7 +35,7 @@ class Default(Solver):
     """
 
     gap: float = 0.005
-    iterations: int = 500
+    iterations: int = 1500
 
     def __post_init__(self) -> None:
         """Check the settings.

@@ -14,6 +14,7 @@ from secateur.core.solver import Found, Solver
 from secateur.solvers.arrays import as_tensor, largest, prepare
 from secateur.solvers.kernels.greedy import construct
 from secateur.solvers.kernels.instance import Instance
+from secateur.solvers.walk import product
 
 # Large problems: as many shares, chosen one after another, keep the fields near enough to the truth.
 _SHARES = 64
@@ -61,7 +62,7 @@ class Greedy(Solver):
         linear, wanted = instance.linear, instance.counts
         if self.start == "pruned":
             # In y = 1 - x the objective has the same B, and the linear term -(l + B 1).
-            total = instance.factors @ instance.factors.sum(0) if large else instance.matrix.sum(1)
+            total = product(instance.factors, instance.factors.sum(0)) if large else instance.matrix.sum(1)
             linear, wanted = -(linear + total), np.diff(instance.starts) - wanted
         if large:
             groups = problem.groups.cpu().numpy()
@@ -80,6 +81,6 @@ def _in_shares(
     """Choose the cheapest of each group, a share of its count at a time."""
     chosen = np.zeros(groups.size, dtype=np.bool_)
     for share in range(1, _SHARES + 1):
-        cost = linear + instance.factors @ instance.factors[chosen].sum(0) + instance.half
+        cost = linear + product(instance.factors, instance.factors[chosen].sum(0)) + instance.half
         chosen = largest(np.where(chosen, np.inf, -cost), groups, -(-wanted * share // _SHARES))
     return chosen

@@ -12,7 +12,7 @@ from secateur.core.solution import Status
 from secateur.core.solver import Found, Solver
 from secateur.solvers.arrays import as_tensor, largest, prepare
 from secateur.solvers.kernels.relaxation import lowest_sum, move_pairs, relax
-from secateur.solvers.walk import Walk
+from secateur.solvers.walk import Walk, product
 
 _CACHE = "_relaxed"
 # Large problems: so few violating pairs are finished, with fractional variables up to so many, as
@@ -177,7 +177,7 @@ class Relaxation(Solver):
         matrix, x = walk.couplings(chosen), walk.x[chosen]
         sizes = np.unique(walk.groups[chosen], return_counts=True)[1]
         starts, members = np.concatenate([[0], np.cumsum(sizes)]), np.arange(chosen.size)
-        linear, most = f[chosen] - matrix @ x, 20 * chosen.size
+        linear, most = f[chosen] - product(matrix, x), 20 * chosen.size
         *_, steps = relax(matrix, linear, np.zeros(chosen.size), starts, members, x, self.tolerance, most)
         walk.move(chosen, x)
         return max(1, steps)

@@ -6,12 +6,25 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from secateur.core.problem import BlockProblem
+from secateur.core.problem import BlockProblem, gram
 from secateur.solvers.arrays import prepare
 from secateur.solvers.kernels.instance import Instance
 from secateur.solvers.kernels.search import improving_swaps
 
 Indices = Int[np.ndarray, " m"]
+
+
+def product(matrix: Float[np.ndarray, "m k"], vector: Float[np.ndarray, " k"]) -> Float[np.ndarray, " m"]:
+    """Multiply by torch: two libraries' threads would wait for one another, and take twice as long.
+
+    Args:
+        matrix: a matrix.
+        vector: a vector.
+
+    Returns:
+        Their product.
+    """
+    return (torch.from_numpy(matrix) @ torch.from_numpy(vector)).numpy()
 
 
 @dataclass(eq=False)
@@ -45,7 +58,7 @@ class Walk:
         dense = problem.dense is not None
         instance, order = prepare(problem, dense=dense)
         x = problem.incumbent.cpu().numpy().astype(np.float64)
-        state = instance.linear + instance.matrix @ x if dense else x @ instance.factors
+        state = instance.linear + product(instance.matrix, x) if dense else product(instance.factors.T, x)
         return cls(instance, problem.groups.cpu().numpy(), order, x, state)
 
     def fields(self) -> Float[np.ndarray, " n"]:
@@ -55,7 +68,7 @@ class Walk:
             The fields: by factors one product, O(n s).
         """
         dense = self.instance.matrix.size > 0
-        return self.state if dense else self.instance.linear + self.instance.factors @ self.state
+        return self.state if dense else self.instance.linear + product(self.instance.factors, self.state)
 
     def couplings(self, chosen: Indices) -> Float[np.ndarray, "m m"]:
         """Give B between some variables.
@@ -68,8 +81,7 @@ class Walk:
         """
         if self.instance.matrix.size > 0:
             return self.instance.matrix[np.ix_(chosen, chosen)]
-        rows = self.instance.factors[chosen]
-        return rows @ rows.T
+        return gram(torch.from_numpy(self.instance.factors[chosen])).numpy()
 
     def move(self, chosen: Indices, values: Float[np.ndarray, " m"]) -> None:
         """Give some variables other values.
@@ -82,7 +94,7 @@ class Walk:
         rows = self.instance.matrix if dense else self.instance.factors
         change = values - self.x[chosen]
         moved = np.flatnonzero(change)
-        self.state = self.state + change[moved] @ rows[chosen[moved]]
+        self.state = self.state + product(rows[chosen[moved]].T, change[moved])
         self.x[chosen] = values
 
     def pose(self, chosen: Indices, f: Float[np.ndarray, " n"]) -> BlockProblem:
@@ -96,7 +108,7 @@ class Walk:
             The problem, whose value at x is 0.
         """
         matrix, here = self.couplings(chosen), self.x[chosen]
-        pull = matrix @ here
+        pull = product(matrix, here)
         linear = f[chosen] - pull
         return BlockProblem(
             constant=-float(linear @ here + 0.5 * here @ pull),

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from secateur.core.problem import BlockProblem
+from secateur.core.problem import BlockProblem, gram
 
 
 def random_incumbent(
@@ -52,7 +52,7 @@ def fisher_problem(
     factors = spread * torch.randn(n, samples, generator=generator, dtype=torch.float64) / samples**0.5
     slope = 0.3 * torch.randn(n, generator=generator, dtype=torch.float64)
     incumbent = random_incumbent(groups, counts, generator)
-    x, matrix = incumbent.double(), factors @ factors.T
+    x, matrix = incumbent.double(), gram(factors)
     pull = matrix @ x
     return BlockProblem(float(0.5 * x @ pull + slope @ x), -slope - pull, groups, incumbent, dense=matrix)
 

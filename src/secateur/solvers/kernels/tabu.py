@@ -27,21 +27,22 @@ def shortlist(price: Vector, first: int, last: int, chosen: Int[np.ndarray, " wi
         price: a price for each slot.
         first: the first slot.
         last: the one after the last.
-        chosen: takes the slots, as many as it holds; ties by position.
+        chosen: takes the slots, as many as it holds, the cheapest first; ties by position.
 
     Returns:
         How many there are.
     """
-    width, size = min(chosen.size, last - first), 0
-    bar = np.inf if width == last - first else np.partition(price[first:last], width - 1)[width - 1]
+    size = 0
     for slot in range(first, last):
-        if price[slot] < bar and size < width:
-            chosen[size] = slot
-            size += 1
-    for slot in range(first, last):
-        if price[slot] == bar and size < width:
-            chosen[size] = slot
-            size += 1
+        if size == chosen.size and price[slot] >= price[chosen[size - 1]]:
+            continue
+        # Into its place among those so far, of which the dearest falls off a full list.
+        at = size if size < chosen.size else size - 1
+        size = at + 1
+        while at > 0 and price[slot] < price[chosen[at - 1]]:
+            chosen[at] = chosen[at - 1]
+            at -= 1
+        chosen[at] = slot
     return size
 
 
