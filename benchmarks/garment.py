@@ -97,9 +97,9 @@ def draw(traces: dict[str, list[tuple[float, float]]], start: float, dense: floa
     figure.savefig(path)
 
 
-def refresh(page: Path, script: str, lines: list[str]) -> None:
+def refresh(page: Path, table: str, lines: list[str]) -> None:
     """Replace the table that a page shows between two marks."""
-    mark = f"<!-- benchmarks/{script}.py -->"
+    mark = f"<!-- benchmarks/{table} -->"
     before, _, after = page.read_text(encoding="utf-8").split(mark)
     page.write_text("\n".join((before + mark, *lines, mark + after)), encoding="utf-8")
 
@@ -150,7 +150,7 @@ def main() -> None:
             "iCBS by stages (default)": trace(task, ICBS(), chosen.seconds, "100000steps"),
         }
         draw(traces, start, floor, FIGURES / "garment.svg")
-        refresh(ROOT / "README.md", "garment", lines)
+        refresh(ROOT / "README.md", "garment.py", lines)
         (FIGURES / "garment.json").write_text(json.dumps({"runs": found, "traces": traces}, indent=1) + "\n")
 
 

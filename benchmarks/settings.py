@@ -60,7 +60,7 @@ def main() -> None:
         lines.append(row(name, runs))
         print(lines[-1], flush=True)
     if chosen.write:
-        refresh(ROOT / "docs" / "method.md", "settings", lines)
+        refresh(ROOT / "docs" / "method.md", "settings.py", lines)
 
 
 if __name__ == "__main__":
