@@ -11,10 +11,10 @@ from dwave.samplers import SimulatedAnnealingSampler
 
 from secateur.core.errors import SecateurError
 from secateur.core.registry import lookup
-from secateur.core.sampling import dimensionless
 from secateur.core.solution import Status
 from secateur.solvers.samplers.bifurcation import SimulatedBifurcation
 from secateur.solvers.samplers.dimod_solver import DimodSolver
+from secateur.solvers.samplers.sampling import dimensionless
 from secateur.testing.problems import brute_force, fisher_problem, indefinite_problem, scaled
 from secateur.testing.solvers import SolverConformance, check_solution
 

@@ -16,9 +16,9 @@ from secateur.core.answers import read_answers
 from secateur.core.errors import SecateurError
 from secateur.core.problem import BlockProblem
 from secateur.core.qubo import MOST_VARIABLES
-from secateur.core.repair import objective, repair
 from secateur.core.solution import Solution, Status
 from secateur.solvers import Annealing, Greedy
+from secateur.solvers.samplers.repair import objective, repair
 from secateur.testing.problems import (
     brute_force,
     fisher_problem,

@@ -11,6 +11,7 @@ from torch import Tensor
 from secateur.core.answers import read_answers
 from secateur.core.ocean import read_sampleset
 from secateur.core.problem import BlockProblem
+from secateur.core.registry import lookup
 
 
 class Status(StrEnum):
@@ -94,6 +95,4 @@ class Solution:
 
 def _best_of(problem: BlockProblem, reads: Tensor, polish: Any, name: str) -> Solution:
     """Repair, score and polish reads."""
-    from secateur.core.sampling import Reads  # a solver, and so made of solutions itself
-
-    return replace(Reads(reads, polish).solve(problem), solver=name)
+    return replace(lookup("answers", "reads")(reads, polish).solve(problem), solver=name)

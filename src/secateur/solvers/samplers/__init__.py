@@ -2,5 +2,6 @@
 
 from secateur.solvers.samplers.bifurcation import SimulatedBifurcation
 from secateur.solvers.samplers.dimod_solver import DimodSolver
+from secateur.solvers.samplers.reads import Reads
 
-__all__ = ["DimodSolver", "SimulatedBifurcation"]
+__all__ = ["DimodSolver", "Reads", "SimulatedBifurcation"]

@@ -13,8 +13,8 @@ from secateur.core.extras import need
 from secateur.core.problem import BlockProblem
 from secateur.core.qubo import check_penalty
 from secateur.core.registry import register
-from secateur.core.sampling import SamplingSolver, contained, dimensionless
 from secateur.core.seeds import derive_seed
+from secateur.solvers.samplers.sampling import SamplingSolver, contained, dimensionless
 
 
 @register("solver", "simulated-bifurcation")

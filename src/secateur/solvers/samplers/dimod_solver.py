@@ -16,8 +16,8 @@ from secateur.core.ocean import EXTRA, bqm_of, cqm_of, read_sampleset
 from secateur.core.problem import BlockProblem
 from secateur.core.qubo import check_penalty
 from secateur.core.registry import register
-from secateur.core.sampling import SamplingSolver, contained, dimensionless
 from secateur.core.seeds import derive_seed
+from secateur.solvers.samplers.sampling import SamplingSolver, contained, dimensionless
 
 # Of these all reads under one seed are the same one, so that they are drawn one by one.
 _ALIKE = ("openjij.",)

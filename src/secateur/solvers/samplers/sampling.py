@@ -14,10 +14,10 @@ from torch import Tensor
 from secateur.core.errors import SecateurError
 from secateur.core.problem import LARGE, BlockProblem
 from secateur.core.qubo import Penalty, Qubo
-from secateur.core.registry import lookup
-from secateur.core.repair import objective, repair
 from secateur.core.solution import Status
 from secateur.core.solver import Found, Solver
+from secateur.solvers.samplers.repair import objective, repair
+from secateur.solvers.swaps import Swaps
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class SamplingSolver(Solver):
         Returns:
             Swap descent.
         """
-        return lookup("solver", "swaps")()
+        return Swaps()
 
     def search(self, problem: BlockProblem, seed: int) -> Found:
         """Sample, repair, score, polish.
@@ -100,27 +100,6 @@ class SamplingSolver(Solver):
         found = [*ends, Found(first[0], Status.FEASIBLE, 0)]
         best = min(found, key=lambda each: problem.value(each.assignment))
         return replace(best, work=len(reads) + sum(end.work for end in ends))
-
-
-@dataclass(frozen=True, eq=False)
-class Reads(SamplingSolver):
-    """Takes the assignments that somebody else has found.
-
-    Attributes:
-        reads: any x, one a row.
-        polish: what polishes the best of them; None = swap descent.
-    """
-
-    reads: Bool[Tensor, "m n"]
-    polish: Solver | None = None
-
-    def sample(self, problem: BlockProblem, seed: int) -> Bool[Tensor, "m n"]:
-        """Give the assignments back."""
-        return self.reads
-
-    def descent(self) -> Solver:
-        """Give what polishes."""
-        return self.polish or super().descent()
 
 
 def dimensionless(problem: BlockProblem, penalty: Penalty = "auto") -> Qubo:
