@@ -157,7 +157,7 @@ RECORDED: list[BlockProblem] = []
 
 
 def real_blocks() -> list[BlockProblem]:
-    """Record blocks of two stages of the default method on the Garment Classifier."""
+    """Record blocks of three stages of the default method on the Garment Classifier."""
     from secateur import ICBS
     from secateur.recipes import load, run_recipe
 
@@ -237,7 +237,7 @@ def large_case(name: str) -> dict[str, float | str]:
     end = time.perf_counter()
     assert bound is not None
     assert solution.gap is not None
-    assert "matrix" not in problem.__dict__
+    assert "matrix" not in problem.memory
     return {
         "relaxation": relaxed - begin, "swaps": end - relaxed, "gap": solution.gap, "status": solution.status,
         "idle": idle, "peak": _memory(),

@@ -228,7 +228,7 @@ def test_repair_takes_the_factor_form() -> None:
     problem = zoo(2)["factors and diagonal"]
     x = torch.rand(30, 12, generator=torch.Generator().manual_seed(3)) < 0.5
     mended = repair(problem, x)
-    assert "matrix" not in problem.__dict__
+    assert "matrix" not in problem.memory
     dense = replace(problem, dense=problem.matrix, factors=None, diagonal=None)
     assert torch.equal(repair(dense, x), mended)
 

@@ -190,7 +190,7 @@ def test_no_matrix_is_formed_above_the_limit() -> None:
         solution = solver.solve(problem)
         assert solution.gap is not None
         assert solution.gap < gap
-        assert "matrix" not in problem.__dict__
+        assert "matrix" not in problem.memory
 
 
 def test_a_large_block_is_posed_by_factors() -> None:

@@ -1,5 +1,7 @@
 """The relaxation and its bound, against scipy and brute force; gaps and what is done with them."""
 
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +15,19 @@ from secateur.core.errors import SecateurError
 from secateur.core.problem import BlockProblem
 from secateur.core.solution import Solution, Status
 from secateur.core.solver import Found, Solver
-from secateur.solvers import BestOf, Default, Exhaustive, Greedy, Polish, Relaxation, Swaps, TabuSearch
+from secateur.solvers import (
+    BestOf,
+    Decomposition,
+    Default,
+    Exhaustive,
+    Greedy,
+    Iterated,
+    Polish,
+    Portfolio,
+    Relaxation,
+    Swaps,
+    TabuSearch,
+)
 from secateur.solvers.arrays import largest
 from secateur.testing.problems import brute_force, fisher_problem, indefinite_problem, magnitude, zoo
 
@@ -113,7 +127,7 @@ def test_the_relaxation_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> Non
     """Also where the problem is posed from another incumbent."""
     calls = []
     dense = Relaxation._dense
-    monkeypatch.setattr(Relaxation, "_dense", lambda self, problem: calls.append(1) or dense(self, problem))
+    monkeypatch.setattr(Relaxation, "_dense", lambda self, *parts: calls.append(1) or dense(self, *parts))
     problem = fisher_problem(30, 6, [15])
     solution = Default().solve(problem)
     Swaps().solve(problem.restarted(solution.assignment))
@@ -195,3 +209,107 @@ def test_the_default_without_tabu_search_is_a_local_optimum() -> None:
         assert more.value <= plain.value
         small = fisher_problem(14, 9, [7], seed)
         assert Default().solve(small).value <= Exhaustive().solve(small).value + 1e-9
+
+
+def test_what_a_restarted_problem_computes_is_kept() -> None:
+    """Parents and children share it, whoever comes first."""
+    problem = replace(fisher_problem(30, 6, [15]))
+    child = problem.restarted(~problem.incumbent)
+    assert child.matrix is problem.matrix
+    assert replace(problem).memory is not problem.memory
+
+
+def test_a_better_incumbent_asks_for_a_more_exact_relaxation() -> None:
+    """The tolerance is a share of what can be gained over the present incumbent."""
+    loose = Relaxation(tolerance=0.3)
+    for seed in range(5):
+        problem = replace(fisher_problem(60, 10, [30], seed), convex=True)
+        first = loose.relaxed(problem)
+        better = problem.restarted(Polish(Greedy()).solve(problem).assignment)
+        second = loose.relaxed(better)
+        assert second.is_within(0.3, better.value(better.incumbent))
+        assert second.bound is not None
+        assert first.bound is not None
+        assert second.bound >= first.bound - 1e-9
+        assert second.bound <= better.value(better.incumbent)
+
+
+def test_what_would_be_misread_is_refused() -> None:
+    """One sentence each, which says what to do; in a process of its own, without run-time type checks."""
+    program = """
+import numpy as np, torch
+from secateur import BlockProblem, SecateurError
+wrong = [
+    ({"incumbent": torch.tensor([1, 0, 1])}, "add .bool()"),
+    ({"groups": torch.tensor([0, -1, 0])}, "int64"),
+    ({"groups": torch.tensor([0.0, 1.0, 0.0])}, "int64"),
+    ({"linear": torch.tensor([1, 2, 3])}, "floating-point"),
+    ({"linear": np.zeros(3)}, "torch.from_numpy"),
+]
+for part, words in wrong:
+    parts = {"linear": torch.zeros(3), "groups": torch.zeros(3).long(), "incumbent": torch.zeros(3).bool()}
+    try:
+        BlockProblem(0.0, dense=torch.eye(3), **(parts | part))
+    except SecateurError as error:
+        assert words in str(error), error
+    else:
+        raise AssertionError(part)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("factor", [1e307, 1e-300])
+def test_scales_beyond_float64_are_refused(factor: float) -> None:
+    """Where sums overflow or vanish nothing could be proven."""
+    problem = indefinite_problem(12, [6])
+    extreme = replace(problem, linear=factor * problem.linear, dense=factor * problem.matrix, constant=0.0)
+    with pytest.raises(SecateurError, match="scale the objective"):
+        Swaps().solve(extreme)
+
+
+@dataclass(frozen=True)
+class Dear(Solver):
+    """A solver whose every call costs money."""
+
+    def warm_up(self, size: int = 2) -> float:
+        """Nothing is to be compiled."""
+        return 0.0
+
+    def search(self, problem: BlockProblem, seed: int) -> Found:
+        """Charge."""
+        raise AssertionError("a call was paid for")
+
+
+def test_warming_up_calls_nobody_who_charges() -> None:
+    """Wrappers warm their parts up, and do not solve themselves."""
+    dear = Dear()
+    for wrapped in (
+        Polish(dear),
+        BestOf((dear,)),
+        Iterated(dear),
+        Portfolio(9.0, (dear,)),
+        Decomposition(dear),
+    ):
+        wrapped.warm_up(10_000)
+
+
+def test_the_default_is_compiled_beforehand() -> None:
+    """In a new process, after warming up, a hard problem finds every kernel compiled."""
+    program = """
+from secateur.solvers import Default
+from secateur.solvers.kernels import descent, greedy, relaxation, search, tabu
+Default().warm_up(5000)
+kernels = [descent.descend, greedy.construct, relaxation.relax, relaxation.move_pairs]
+kernels += [tabu.tabu, search.improving_swaps]
+missing = [kernel.__name__ for kernel in kernels if not kernel.signatures]
+assert not missing, missing
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_default_goes_on_for_the_seconds_given() -> None:
+    """And is never the worse for it."""
+    problem = fisher_problem(80, 40, [8])
+    assert Default(seconds=0.05).solve(problem).value <= Default().solve(problem).value
+    with pytest.raises(SecateurError, match="seconds above 0"):
+        Default(seconds=0.0)

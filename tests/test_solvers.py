@@ -91,6 +91,7 @@ class TestIterated(SolverConformance):
 
 class TestPortfolio(SolverConformance):
     solver = Portfolio(0.001, (Polish(Relaxation()),))
+    timed = True
 
 
 class TestPolish(SolverConformance):

@@ -1,26 +1,27 @@
 """The block problem: a binary quadratic problem with a fixed count in each group."""
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from secateur.core.errors import SecateurError
+from secateur.core.matrices import CONVEX_SHIFT, gram, has_cholesky, symmetrised
 from secateur.core.ocean import bqm_of, cqm_of
 from secateur.core.qubo import Penalty, Qubo, check_size, quadratic_form
+
+T = TypeVar("T")
 
 # By factors, the matrix of more variables than these is never formed: of 4,096 it takes 134 MB.
 LARGE = 4096
 
-# Of columns, in which a product with its own transpose is computed.
-_STRIPS = 4
-
-# Relative to the diagonal: more than the rounding of a product in float32, less than what matters.
-_SHIFT = 1e-5
+# Sums of some thousand terms, updated as many times: this many roundings of the sum of the terms'
+# sizes is more than their error, and less than any change that matters.
+ROUNDINGS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +43,10 @@ class BlockProblem:
         diagonal: v, beside the factors; None for zero.
         convex: whether a dense B is positive semi-definite up to rounding, as a sum of squares
             is; None: not known, and tried when somebody asks (`convexifier`).
+        memory: what has been computed of it, by name (`remembered`).
 
     Raises:
-        SecateurError: shapes disagree, or an entry is not finite.
+        SecateurError: types or shapes disagree, or an entry is not finite.
     """
 
     constant: float
@@ -55,9 +57,11 @@ class BlockProblem:
     factors: Float[Tensor, "n s"] | None = None
     diagonal: Float[Tensor, " n"] | None = None
     convex: bool | None = None
+    memory: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check shapes and finiteness."""
+        """Check types, shapes and finiteness."""
+        self._check_types()
         n = self.linear.numel()
         if (self.dense is None) == (self.factors is None):
             raise SecateurError("a block problem has either a dense B or factors U: give exactly one.")
@@ -84,25 +88,61 @@ class BlockProblem:
         """Whether B is given by factors, and too large to be formed."""
         return self.dense is None and self.size > LARGE
 
-    @cached_property
+    def _check_types(self) -> None:
+        """Refuse what would be misread."""
+        parts = [self.linear, self.groups, self.incumbent, self.dense, self.factors, self.diagonal]
+        if not all(isinstance(part, Tensor) for part in parts if part is not None):
+            raise SecateurError(
+                "the parts of a block problem are torch tensors: wrap arrays by torch.from_numpy."
+            )
+        if self.incumbent.dtype != torch.bool:
+            raise SecateurError("the incumbent of a block problem is a tensor of bools: add .bool() to it.")
+        if not all(part.is_floating_point() for part in (parts[0], *parts[3:]) if part is not None):
+            raise SecateurError("l, B, U and v of a block problem are floating-point: add .double() to them.")
+        if self.groups.dtype != torch.int64 or bool((self.groups < 0).any()):
+            raise SecateurError("the groups of a block problem are a tensor of int64, none below 0.")
+        if len({part.device for part in parts if part is not None}) > 1:
+            raise SecateurError("the parts of a block problem are on different devices: move them to one.")
+
+    def remembered(self, name: str, make: Callable[[], T]) -> T:
+        """Compute something once for this problem and all that are restarted from it.
+
+        Args:
+            name: of what is computed.
+            make: computes it; it may depend on the incumbent in how exact it is, and in nothing else.
+
+        Returns:
+            It.
+        """
+        if name not in self.memory:
+            self.memory[name] = make()
+        return self.memory[name]
+
+    @property
     def counts(self) -> Int[Tensor, " groups"]:
         """How many variables of each group are 1: those of the incumbent."""
+        return self.remembered("counts", self._counts)
+
+    def _counts(self) -> Tensor:
         total = int(self.groups.max()) + 1 if self.size else 0
         return torch.bincount(self.groups[self.incumbent], minlength=total)
 
-    @cached_property
+    @property
     def matrix(self) -> Float[Tensor, "n n"]:
-        """B in float64, formed from the factors where need be."""
+        """B in float64, exactly symmetric, formed from the factors where need be."""
+        return self.remembered("matrix", self._matrix)
+
+    def _matrix(self) -> Tensor:
         if self.dense is not None:
-            return self.dense.double()
+            return symmetrised(self.dense.detach().double())
         assert self.factors is not None
         # In float64 before the product, so that values agree with those taken by the factors.
-        matrix = gram(self.factors.double())
+        matrix = gram(self.factors.detach().double())
         if self.diagonal is not None:
             matrix.diagonal().add_(self.diagonal.double())
         return matrix
 
-    @cached_property
+    @property
     def convexifier(self) -> Float[Tensor, " n"] | None:
         """A diagonal D with B + diag(D) positive semi-definite, None where none is known.
 
@@ -111,29 +151,35 @@ class BlockProblem:
         outweighs rounding in B; unless `convex` says so, a Cholesky factorisation of B scaled to
         a diagonal of ones must exist: n^3/3 operations, once.
         """
-        if self.dense is None:
-            return (
-                torch.zeros_like(self.linear).double() if self.diagonal is None else -self.diagonal.double()
-            )
-        if self.convex is None and not _has_cholesky(self.matrix):
-            return None
-        return None if self.convex is False else _SHIFT * self.matrix.diagonal().clamp(min=0)
+        return self.remembered("convexifier", self._convexifier)
 
-    @cached_property
-    def rounding(self) -> float:
-        """What rounding may feign in a value: 64 units of it in |c| + sum |l_i| + sum |B_ij|."""
+    def _convexifier(self) -> Tensor | None:
+        if self.dense is None:
+            own = torch.zeros_like(self.linear) if self.diagonal is None else self.diagonal
+            return -own.double()
+        if self.convex is None and not has_cholesky(self.matrix):
+            return None
+        return None if self.convex is False else CONVEX_SHIFT * self.matrix.diagonal().clamp(min=0)
+
+    @property
+    def magnitude(self) -> float:
+        """The sum of |c|, |l_i| and |B_ij| (by factors, a bound on it): the unit of rounding errors."""
+        return self.remembered("magnitude", self._magnitude)
+
+    def _magnitude(self) -> float:
         if self.dense is None:
             assert self.factors is not None
             own = 0.0 if self.diagonal is None else float(self.diagonal.double().abs().sum())
-            sums = torch.linalg.vector_norm(self.factors, ord=1, dim=0, dtype=torch.float64)
+            sums = torch.linalg.vector_norm(self.factors.detach(), ord=1, dim=0, dtype=torch.float64)
             size = float(sums.square().sum()) + own
         else:
             size = float(self.matrix.abs().sum())
-        return (
-            64
-            * torch.finfo(torch.float64).eps
-            * (abs(self.constant) + float(self.linear.double().abs().sum()) + size)
-        )
+        return abs(self.constant) + float(self.linear.double().abs().sum()) + size
+
+    @property
+    def rounding(self) -> float:
+        """What rounding may feign in a value: 64 units of it in `magnitude`."""
+        return ROUNDINGS * torch.finfo(torch.float64).eps * self.magnitude
 
     def restarted(self, incumbent: Bool[Tensor, " n"]) -> "BlockProblem":
         """Pose the same problem from another incumbent with the same counts.
@@ -142,8 +188,7 @@ class BlockProblem:
             incumbent: a feasible x.
 
         Returns:
-            The problem. What has been computed for this one and kept beside its fields, by
-            solvers too, is not computed again: nothing that depends on the incumbent may be.
+            The problem, which shares what has been computed and will be (`remembered`).
         """
         again = object.__new__(type(self))  # past the checks, which this one has passed
         again.__dict__.update(self.__dict__, incumbent=incumbent)
@@ -160,7 +205,7 @@ class BlockProblem:
         """
         x = assignment.double()
         linear = self.constant + float(self.linear.double() @ x)
-        if self.dense is None and "matrix" not in self.__dict__:
+        if self.dense is None:  # also where the matrix is at hand: sums in another order differ
             assert self.factors is not None
             response = self.factors[assignment].sum(0, dtype=torch.float64)
             own = float(self.diagonal.double() @ x) if self.diagonal is not None else 0.0
@@ -220,37 +265,3 @@ class BlockProblem:
 def _is_finite(part: Tensor) -> bool:
     """Look for NaN and infinity: in the sum first, as that takes a twentieth of the time."""
     return bool(torch.isfinite(part.sum())) or bool(torch.isfinite(part).all())
-
-
-def gram(factors: Float[Tensor, "n s"]) -> Float[Tensor, "n n"]:
-    """Multiply a matrix and its transpose.
-
-    Args:
-        factors: U.
-
-    Returns:
-        U U', exactly symmetric, for five eighths of the operations of a product.
-    """
-    n = factors.shape[0]
-    product = factors.new_empty(n, n)
-    step = max(1, -(-n // _STRIPS))
-    for first in range(0, n, step):
-        last = min(n, first + step)
-        strip = factors[first:] @ factors[first:last].T
-        own = strip[: last - first]
-        own.copy_(own.tril() + own.tril(-1).T)
-        product[first:, first:last] = strip
-        product[first:last, first:] = strip.T
-    return product
-
-
-def _has_cholesky(matrix: Float[Tensor, "n n"]) -> bool:
-    """Say whether a matrix, scaled to a diagonal of ones, is positive definite after a small shift."""
-    diagonal = matrix.diagonal()
-    alive = matrix.abs().sum(1) > 0
-    if bool((diagonal[alive] <= 0).any()):
-        return False
-    scale = diagonal[alive].rsqrt()
-    scaled = matrix[alive][:, alive] * scale[:, None] * scale
-    scaled.diagonal().add_(_SHIFT)
-    return bool(torch.linalg.cholesky_ex(scaled).info == 0)

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from secateur.core.problem import LARGE, BlockProblem, gram
+from secateur.core.matrices import gram
+from secateur.core.problem import LARGE, BlockProblem
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,9 +31,18 @@ def register(kind: str, name: str) -> Callable[[T], T]:
 
 
 def load_plugins() -> None:
-    """Import every module that other packages announce under the entry point `secateur.parts`."""
+    """Import every module that packages announce under the entry point `secateur.parts`.
+
+    Raises:
+        SecateurError: one of them cannot be imported.
+    """
     for entry in entry_points(group=ENTRY_POINT):
-        entry.load()
+        try:
+            entry.load()
+        except Exception as error:  # whatever somebody else's module does
+            raise SecateurError(
+                f"the plug-in '{entry.name}' ({entry.value}) cannot be imported: {error}; mend or remove it."
+            ) from error
 
 
 def names(kind: str) -> list[str]:

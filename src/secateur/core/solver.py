@@ -1,8 +1,9 @@
 """The abstract solver: every one is feasible and never worse than the incumbent."""
 
+import math
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -13,6 +14,9 @@ from secateur.core.errors import SecateurError
 from secateur.core.problem import LARGE, BlockProblem
 from secateur.core.registry import lookup
 from secateur.core.solution import Solution, Status
+
+# Sums of the sizes of a problem's entries below this lose their digits.
+_LEAST = 1e-280
 
 
 @dataclass(frozen=True)
@@ -82,24 +86,55 @@ class Solver(ABC):
             proved it, or where it meets the lower bound.
 
         Raises:
-            SecateurError: `search` broke a group's count.
+            SecateurError: `search` broke a group's count, or sums of entries overflow or vanish.
         """
         before = problem.value(problem.incumbent)
+        if problem.magnitude and not _LEAST < problem.magnitude < math.inf:
+            raise SecateurError(
+                "a block problem has entries too large or too small for float64: scale the objective."
+            )
         if not _swappable(problem):
             return Solution(problem.incumbent, before, Status.OPTIMAL, 0, self.part_name, before, before)
         found = self.search(problem, seed)
         if not problem.is_feasible(found.assignment):
             raise SecateurError(f"the solver '{self.part_name}' returned an assignment that breaks a count.")
-        assignment, status, bound = found.assignment, found.status, found.bound
-        value = problem.value(assignment)
-        if value >= before and not torch.equal(assignment, problem.incumbent):
-            assignment, value = problem.incumbent, before
-            status = status if status is Status.OPTIMAL else Status.INCUMBENT
-        if bound is None and certify and status is not Status.OPTIMAL:
-            bound = lookup("solver", "relaxation")().lower_bound(problem)
-        if status is Status.OPTIMAL or (bound is not None and value - bound <= problem.rounding):
-            status, bound = Status.OPTIMAL, value
-        return Solution(assignment, value, status, found.work, self.part_name, bound, before)
+        if found.bound is None and certify and found.status is not Status.OPTIMAL:
+            found = replace(found, bound=lookup("solver", "relaxation")().lower_bound(problem))
+        value = problem.value(found.assignment)
+        return judged(found, problem.incumbent, value, before, problem.rounding, self.part_name)
+
+
+def judged(
+    found: Found, incumbent: Bool[Tensor, " n"], value: float, before: float, rounding: float, name: str
+) -> Solution:
+    """Choose between what was found and the incumbent, and say what is known of it.
+
+    Args:
+        found: what a search handed back, feasible.
+        incumbent: x before.
+        value: the objective at what was found.
+        before: the objective at the incumbent.
+        rounding: differences of the objective up to this are none.
+        name: of the solver.
+
+    Returns:
+        The better of the two; optimal where the search proved it, or where it meets the bound.
+    """
+    assignment, status, bound = found.assignment, found.status, found.bound
+    same = torch.equal(assignment, incumbent)
+    if not same and value >= before:
+        assignment, value, status = (
+            incumbent,
+            before,
+            status if status is Status.OPTIMAL else Status.INCUMBENT,
+        )
+    if same and status is Status.FEASIBLE:
+        status = Status.INCUMBENT
+    if bound is not None and value - bound <= rounding:
+        status = Status.OPTIMAL
+    if status is Status.OPTIMAL:
+        bound = value if bound is None else min(bound, value)
+    return Solution(assignment, value, status, found.work, name, bound, before)
 
 
 def tiny(size: int) -> BlockProblem:
@@ -109,12 +144,11 @@ def tiny(size: int) -> BlockProblem:
         size: variables, at least 2.
 
     Returns:
-        One in which the incumbent, the first variable, is worse than any other.
+        One in which the incumbent is the worst assignment.
     """
-    linear = torch.zeros(size, dtype=torch.float64)
-    linear[0] = 1.0
-    groups, incumbent = torch.zeros(size, dtype=torch.long), linear > 0
-    return BlockProblem(0.0, linear, groups, incumbent, factors=torch.ones(size, 1, dtype=torch.float64))
+    linear = torch.linspace(1.0, -1.0, size, dtype=torch.float64)
+    groups, factors = torch.zeros(size, dtype=torch.long), linear[:, None] / size
+    return BlockProblem(0.0, linear, groups, linear > 0, factors=factors)
 
 
 def _swappable(problem: BlockProblem) -> bool:

@@ -21,6 +21,7 @@ _TERM = re.compile(rf"([-+]?)\s*({_NUMBER})?\s*({_NAME})(?:\s*\^\s*(2)|\s*\*\s*(
 _QUADRATIC = re.compile(r"([-+]?)\s*\[([^\]]*)\]\s*(/\s*2)?")
 _CONSTANT = re.compile(rf"([-+]?)\s*({_NUMBER})")
 _ROW = re.compile(rf"(?:([\w.]+)\s*:)?([^:=<>]*)(=<|=>|<=|>=|[<>=])\s*([-+]?\s*{_NUMBER})")
+_BOUND = re.compile(r"\s*(0(\.0)?\s*<=\s*)?\S+\s*<=\s*1(\.0)?\s*|\s*\S+\s*>=\s*0(\.0)?\s*")
 _SECTION = re.compile(
     r"^[ \t]*(minimi[sz]e|minimum|min|maximi[sz]e|maximum|max|subject to|such that|st|s\.t\.|bounds?|"
     r"binary|binaries|bin|generals?|gen|integers?|int|semi-continuous|sos|end)[ \t]*:?[ \t]*$",
@@ -126,6 +127,12 @@ def read(text: str) -> LinearProgram:
         if sections[section].strip():
             raise SecateurError(
                 "it has variables that are not binary, and a block problem has binary ones alone."
+            )
+    for line in sections["bounds"].splitlines():
+        if line.strip() and not _BOUND.fullmatch(line):
+            raise SecateurError(
+                f"its bound '{line.strip()}' says more than that a variable is 0 or 1: leave fixed variables "
+                "out of the file."
             )
     names = sections["binary"].split()
     places = {name: at for at, name in enumerate(_ordered(names))}

@@ -25,7 +25,7 @@ class Annealing(Solver):
     held to the count by a penalty; here they are swaps, and every assignment is feasible.
     Each restart begins at random; the best assignment seen, the incumbent included, is kept.
     Work counts proposals: O(1) each and O(n) if accepted, or by factors, above 4,096 variables,
-    O(s) each.
+    O(s) each; a best one so far costs O(n) more.
 
     Attributes:
         restarts: independent runs, at least 1.

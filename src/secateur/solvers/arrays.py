@@ -4,14 +4,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from secateur.core.problem import BlockProblem
-from secateur.solvers.kernels.instance import Instance, Order, survey, symmetric
+from secateur.core.problem import ROUNDINGS, BlockProblem
+from secateur.solvers.kernels.instance import Instance, Order, survey
 from secateur.solvers.kernels.random import RandomState
-
-# Fields are sums of some thousand terms, updated as many times: this many roundings of the
-# sum of the terms' sizes is more than their error, and less than any change that matters.
-_ROUNDINGS = 64
-_DENSE, _FACTORED = "_dense_instance", "_factored_instance"
 
 
 def prepare(problem: BlockProblem, *, dense: bool = True) -> tuple[Instance, Order]:
@@ -27,25 +22,20 @@ def prepare(problem: BlockProblem, *, dense: bool = True) -> tuple[Instance, Ord
     """
     groups, pruned = problem.groups.cpu().numpy(), problem.incumbent.cpu().numpy()
     order = np.lexsort((~pruned, groups)).astype(np.int64)
-    # Kept beside the problem's own cached properties: a solver made of several prepares once.
-    cache, make = (_DENSE, _dense) if dense else (_FACTORED, _factored)
-    instance = problem.__dict__.get(cache)
-    if instance is None:
-        instance = problem.__dict__[cache] = make(problem, groups)
-    return instance, order
+    name, make = ("dense instance", _with_matrix) if dense else ("factored instance", _with_factors)
+    return problem.remembered(name, lambda: make(problem, groups)), order
 
 
-def _dense(problem: BlockProblem, groups: Int[np.ndarray, " n"]) -> Instance:
+def _with_matrix(problem: BlockProblem, groups: Int[np.ndarray, " n"]) -> Instance:
     """Lay out all of a problem but its incumbent, with B."""
-    # A product of matrices is symmetric up to rounding only, which can make a descent go round in circles.
-    matrix = symmetric(np.ascontiguousarray(problem.matrix.detach().cpu().numpy()))
+    matrix = np.ascontiguousarray(problem.matrix.cpu().numpy())
     linear = np.ascontiguousarray(problem.linear.detach().double().cpu().numpy())
     peak, total = survey(matrix)
     none = np.zeros((0, 0))
     return _instance(problem, groups, matrix, none, linear, 0.5 * matrix.diagonal(), peak, total)
 
 
-def _factored(problem: BlockProblem, groups: Int[np.ndarray, " n"]) -> Instance:
+def _with_factors(problem: BlockProblem, groups: Int[np.ndarray, " n"]) -> Instance:
     """Lay out all of a problem but its incumbent, by factors."""
     assert problem.factors is not None
     factors = np.ascontiguousarray(problem.factors.detach().double().cpu().numpy())
@@ -84,7 +74,7 @@ def _instance(
         factors=factors,
         linear=linear,
         half=np.ascontiguousarray(half),
-        slack=_ROUNDINGS * np.finfo(np.float64).eps * (np.abs(linear) + total),
+        slack=ROUNDINGS * np.finfo(np.float64).eps * (np.abs(linear) + total),
         peak=peak,
         starts=starts,
         counts=counts,
@@ -174,15 +164,3 @@ def random_state(seed: int) -> RandomState:
         Its state.
     """
     return np.array([seed % 2**64], dtype=np.uint64)
-
-
-def scale(instance: Instance) -> float:
-    """Bound the objective's size: sum of |l_i| and |B_ij|.
-
-    Args:
-        instance: the problem.
-
-    Returns:
-        The bound.
-    """
-    return float(np.abs(instance.linear).sum() + np.abs(instance.matrix).sum())

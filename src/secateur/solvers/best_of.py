@@ -44,6 +44,10 @@ class BestOf(Solver):
         if not 0 <= self.gap <= 1:
             raise SecateurError(f"the solver 'best-of' needs a gap between 0 and 1, not {self.gap}.")
 
+    def warm_up(self, size: int = 2) -> float:
+        """Compile what it is made of, and call no part that may cost money or wait for a clock."""
+        return sum(solver.warm_up(size) for solver in self.solvers)
+
     def search(self, problem: BlockProblem, seed: int) -> Found:
         """Run them all.
 

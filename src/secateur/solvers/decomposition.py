@@ -1,5 +1,6 @@
 """Working sets: a solver of small problems made into one of large ones."""
 
+import time
 from dataclasses import dataclass
 
 from secateur.core.errors import SecateurError
@@ -7,7 +8,7 @@ from secateur.core.problem import BlockProblem
 from secateur.core.registry import register
 from secateur.core.seeds import derive_seed
 from secateur.core.solution import Status
-from secateur.core.solver import Found, Solver
+from secateur.core.solver import Found, Solver, tiny
 from secateur.solvers.arrays import as_tensor
 from secateur.solvers.walk import Walk
 
@@ -49,6 +50,13 @@ class Decomposition(Solver):
                 f"not {self.size} and {self.rounds}."
             )
 
+    def warm_up(self, size: int = 2) -> float:
+        """Compile what it is made of, and call no part that may cost money or wait for a clock."""
+        begin = time.perf_counter()
+        walk = Walk.through(tiny(4))
+        walk.improving(2, walk.fields())
+        return time.perf_counter() - begin + self.solver.warm_up(self.size)
+
     def search(self, problem: BlockProblem, seed: int) -> Found:
         """Improve one working set after another.
 
@@ -61,6 +69,8 @@ class Decomposition(Solver):
         """
         walk, work, status, looked = Walk.through(problem), 0, Status.FEASIBLE, False
         for turn in range(self.rounds):
+            if looked:
+                walk.refresh()
             f = walk.fields()
             chosen = walk.improving(self.size, f) if looked else walk.cheapest(self.size, f)
             if looked and chosen.size == 0:

@@ -10,7 +10,9 @@ from secateur.core.solver import Found, Solver
 from secateur.solvers.batched import Batched
 from secateur.solvers.best_of import BestOf
 from secateur.solvers.greedy import Greedy
+from secateur.solvers.iterated import Iterated
 from secateur.solvers.polish import Polish
+from secateur.solvers.portfolio import Portfolio
 from secateur.solvers.relaxation import Relaxation
 from secateur.solvers.tabu import TabuSearch
 
@@ -32,10 +34,13 @@ class Default(Solver):
     Attributes:
         gap: share of what can be gained (`Solution.gap`) below which to stop.
         iterations: of each tabu search; 0 = none: swap descent from both starts.
+        seconds: time in which to go on by further tabu searches from shaken answers
+            (`Portfolio`), above 0; None = none, so that the answer does not depend on the clock.
     """
 
     gap: float = 0.005
     iterations: int = 1500
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -48,6 +53,9 @@ class Default(Solver):
         if not self.iterations >= 0:
             raise SecateurError(f"the solver 'default' needs at least 0 iterations, not {self.iterations}.")
 
+        if self.seconds is not None and not self.seconds > 0:
+            raise SecateurError(f"the solver 'default' needs seconds above 0, not {self.seconds}.")
+
     @cached_property
     def chain(self) -> Solver:
         """The solvers that it is made of."""
@@ -56,7 +64,14 @@ class Default(Solver):
             tabu = TabuSearch(self.iterations)
             relaxed, greedy = Polish(relaxed, tabu, self.gap), Polish(greedy, tabu)
         # Last, from the best of those and the incumbent: at most a look whether a swap improves it.
-        return Polish(BestOf((relaxed, greedy), gap=self.gap))
+        best = Polish(BestOf((relaxed, greedy), gap=self.gap))
+        if self.seconds is None:
+            return best
+        return Polish(best, Portfolio(self.seconds, (Iterated(TabuSearch(300), rounds=1),)), self.gap)
+
+    def warm_up(self, size: int = 2) -> float:
+        """Compile what it is made of, and call no part that may cost money or wait for a clock."""
+        return self.chain.warm_up(size)
 
     def search(self, problem: BlockProblem, seed: int) -> Found:
         """Run the chain, or on a GPU the batched solver.

@@ -51,6 +51,10 @@ class Iterated(Solver):
                 f"not {self.rounds} and {self.strength}."
             )
 
+    def warm_up(self, size: int = 2) -> float:
+        """Compile what it is made of, and call no part that may cost money or wait for a clock."""
+        return sum(solver.warm_up(size) for solver in (self.solver, *self.starts))
+
     def search(self, problem: BlockProblem, seed: int) -> Found:
         """Search, shake, search.
 
@@ -62,9 +66,11 @@ class Iterated(Solver):
             The best assignment seen.
         """
         draws = generator(seed, "iterated", 0)
-        firsts = [problem.incumbent, *(solver.search(problem, seed).assignment for solver in self.starts)]
+        begun = [solver.search(problem, seed) for solver in self.starts]
+        firsts = [problem.incumbent, *(found.assignment for found in begun)]
         best: Solution | None = None
-        work = 0
+        work = sum(found.work for found in begun)
+        bound = max((found.bound for found in begun if found.bound is not None), default=None)
         for turn in range(len(firsts) + self.rounds):
             if turn < len(firsts):
                 start = firsts[turn]
@@ -80,7 +86,7 @@ class Iterated(Solver):
                 break
         assert best is not None
         status = Status.FEASIBLE if best.status is Status.INCUMBENT else best.status
-        return Found(best.assignment, status, work)
+        return Found(best.assignment, status, work, bound)
 
 
 def shaken(

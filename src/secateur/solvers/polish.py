@@ -39,6 +39,10 @@ class Polish(Solver):
         if not 0 <= self.gap <= 1:
             raise SecateurError(f"the solver 'polish' needs a gap between 0 and 1, not {self.gap}.")
 
+    def warm_up(self, size: int = 2) -> float:
+        """Compile what it is made of, and call no part that may cost money or wait for a clock."""
+        return self.solver.warm_up(size) + self.descent.warm_up(size)
+
     def search(self, problem: BlockProblem, seed: int) -> Found:
         """Run the solver, then descend.
 

@@ -56,6 +56,10 @@ class Portfolio(Solver):
         if not self.solvers or not all(isinstance(solver, Solver) for solver in self.solvers):
             raise SecateurError("the solver 'portfolio' needs a list of at least one solver.")
 
+    def warm_up(self, size: int = 2) -> float:
+        """Compile what it is made of, and call no part that may cost money or wait for a clock."""
+        return sum(solver.warm_up(size) for solver in self.solvers)
+
     def search(self, problem: BlockProblem, seed: int) -> Found:
         """Run them until the time is up.
 

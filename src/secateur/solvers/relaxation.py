@@ -14,7 +14,6 @@ from secateur.solvers.arrays import as_tensor, largest, prepare
 from secateur.solvers.kernels.relaxation import lowest_sum, move_pairs, relax
 from secateur.solvers.walk import Walk, product
 
-_CACHE = "_relaxed"
 # Large problems: so few violating pairs are finished, with fractional variables up to so many, as
 # one small problem; the duality gap is computed every so many rounds.
 _FEW, _MANY, _LOOK = 1024, 4096, 4
@@ -28,12 +27,30 @@ class Relaxed:
         point: x, each between 0 and 1, with the counts of the problem as sums.
         bound: a lower bound on the objective over binary x; None where the relaxation is not
             known to be convex.
+        value: the relaxed objective at x.
+        low: the value less the duality gap.
+        before: the objective at the incumbent that the tolerance was measured from.
         steps: pairs moved.
     """
 
     point: Float[np.ndarray, " n"]
     bound: float | None
+    value: float
+    low: float
+    before: float
     steps: int
+
+    def is_within(self, tolerance: float, before: float) -> bool:
+        """Say whether the duality gap is small enough.
+
+        Args:
+            tolerance: a share of what can be gained.
+            before: over what.
+
+        Returns:
+            Whether it is.
+        """
+        return self.value - self.low <= tolerance * (before - self.low)
 
 
 @register("solver", "relaxation")
@@ -106,51 +123,58 @@ class Relaxation(Solver):
         return None if problem.convexifier is None else self.relaxed(problem).bound
 
     def relaxed(self, problem: BlockProblem) -> Relaxed:
-        """Minimise the relaxation, once for a problem and settings.
+        """Minimise the relaxation, once for a problem and those restarted from it.
 
         Args:
             problem: the problem.
 
         Returns:
-            The point and the bound.
+            The point and the bound; where the incumbent has become better than the one that the
+            tolerance was measured from, they are made more exact.
         """
-        known = problem.__dict__.setdefault(_CACHE, {})
-        if self not in known:
-            known[self] = (self._large if problem.is_large else self._dense)(problem)
-        return known[self]
+        before, known = problem.value(problem.incumbent), problem.memory.get(str(self))
+        if known is None or (before < known.before and not known.is_within(self.tolerance, before)):
+            x = known.point.copy() if known else problem.incumbent.cpu().numpy().astype(np.float64)
+            known = (self._large if problem.is_large else self._dense)(problem, x, before)
+            problem.memory[str(self)] = known
+        return known
 
-    def _dense(self, problem: BlockProblem) -> Relaxed:
+    def _dense(self, problem: BlockProblem, x: Float[np.ndarray, " n"], before: float) -> Relaxed:
         """Descend with B at hand."""
         instance, order = prepare(problem)
         convexifier = problem.convexifier
         shift = np.zeros(problem.size) if convexifier is None else convexifier.cpu().numpy()
-        x = problem.incumbent.cpu().numpy().astype(np.float64)
         linear, most = instance.linear - 0.5 * shift, self.steps * problem.size
-        _, _, low, steps = relax(
-            instance.matrix, linear, shift, instance.starts, order, x, self.tolerance, most
+        begin = before - problem.constant
+        _, value, low, steps = relax(
+            instance.matrix, linear, shift, instance.starts, order, x, begin, self.tolerance, most
         )
         bound = None if convexifier is None else problem.constant + low - problem.rounding / 2
-        return Relaxed(x, bound, steps)
+        return Relaxed(x, bound, problem.constant + value, problem.constant + low, before, steps)
 
-    def _large(self, problem: BlockProblem) -> Relaxed:
+    def _large(self, problem: BlockProblem, x: Float[np.ndarray, " n"], before: float) -> Relaxed:
         """Descend by factors, many pairs a round."""
         walk = Walk.through(problem)
+        walk.x = x
+        walk.refresh()
         instance, random = walk.instance, np.random.default_rng(0)
-        totals = instance.counts.astype(np.float64)
-        begin, bound, moved, turn = 0.0, -np.inf, 0, 0
-        while moved < self.steps * problem.size:
+        totals, begin = instance.counts.astype(np.float64), before - problem.constant
+        bound, moved, turn, last = -np.inf, 0, 0, False
+        while True:
             f = walk.fields()
-            if turn % _LOOK == 0:
+            if turn % _LOOK == 0 or last:
                 value = 0.5 * float((instance.linear + f) @ walk.x)
                 low = value + lowest_sum(f, instance.starts, walk.members, totals) - float(f @ walk.x)
-                begin, bound = value if turn == 0 else begin, max(bound, low)
-                if value - bound <= self.tolerance * (begin - bound):
+                bound = max(bound, low)
+                if last:
                     break
+                last = value - bound <= self.tolerance * (begin - bound)
             turn += 1
             rising, falling = violating_pairs(walk, f)
-            if rising.size == 0:
-                break
-            if rising.size <= _FEW:
+            last = last or rising.size == 0 or moved >= self.steps * problem.size
+            if last:  # once more without the rounding errors of all the moves
+                walk.refresh()
+            elif rising.size <= _FEW:
                 moved += self._finish(walk, f, rising, falling)
                 turn += -turn % _LOOK
             else:
@@ -160,7 +184,8 @@ class Relaxation(Solver):
                     instance.factors, instance.linear, walk.x, walk.state, rising[mixed], falling[mixed]
                 )
                 moved += rising.size
-        return Relaxed(walk.x, problem.constant + bound - problem.rounding / 2, moved)
+        low = problem.constant + bound
+        return Relaxed(walk.x, low - problem.rounding / 2, problem.constant + value, low, before, moved)
 
     def _finish(
         self,
@@ -178,7 +203,9 @@ class Relaxation(Solver):
         sizes = np.unique(walk.groups[chosen], return_counts=True)[1]
         starts, members = np.concatenate([[0], np.cumsum(sizes)]), np.arange(chosen.size)
         linear, most = f[chosen] - product(matrix, x), 20 * chosen.size
-        *_, steps = relax(matrix, linear, np.zeros(chosen.size), starts, members, x, self.tolerance, most)
+        *_, steps = relax(
+            matrix, linear, np.zeros(chosen.size), starts, members, x, np.nan, self.tolerance, most
+        )
         walk.move(chosen, x)
         return max(1, steps)
 

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from secateur.core.problem import BlockProblem, gram
+from secateur.core.matrices import gram
+from secateur.core.problem import BlockProblem
 from secateur.solvers.arrays import prepare
 from secateur.solvers.kernels.instance import Instance
 from secateur.solvers.kernels.search import improving_swaps
@@ -58,8 +59,16 @@ class Walk:
         dense = problem.dense is not None
         instance, order = prepare(problem, dense=dense)
         x = problem.incumbent.cpu().numpy().astype(np.float64)
-        state = instance.linear + product(instance.matrix, x) if dense else product(instance.factors.T, x)
-        return cls(instance, problem.groups.cpu().numpy(), order, x, state)
+        walk = cls(instance, problem.groups.cpu().numpy(), order, x, np.zeros(0))
+        walk.refresh()
+        return walk
+
+    def refresh(self) -> None:
+        """Compute the state anew, without the rounding errors of all the moves."""
+        if self.instance.matrix.size > 0:
+            self.state = self.instance.linear + product(self.instance.matrix, self.x)
+        else:
+            self.state = product(self.instance.factors.T, self.x)
 
     def fields(self) -> Float[np.ndarray, " n"]:
         """Give f = l + B x.

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from secateur.core.problem import BlockProblem, gram
+from secateur.core.matrices import gram
+from secateur.core.problem import BlockProblem
 
 
 def random_incumbent(

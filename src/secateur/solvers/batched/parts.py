@@ -7,11 +7,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from secateur.core.problem import ROUNDINGS
+
 # No temporary has more numbers than this: 256 MB in float64.
 ELEMENTS = 2**25
-# Fields are sums of some thousand terms, updated as many times: this many roundings of the
-# sum of the terms' sizes is more than their error, and less than any change that matters.
-ROUNDINGS = 64
 EPS = torch.finfo(torch.float64).eps
 
 

@@ -4,9 +4,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from secateur.core.matrices import CONVEX_SHIFT
+from secateur.core.problem import ROUNDINGS
 from secateur.solvers.batched.groups import Groups
-from secateur.solvers.batched.parts import EPS, ROUNDINGS, pieces_of
-from secateur.solvers.batched.stack import SHIFT, Stack
+from secateur.solvers.batched.parts import EPS, pieces_of
+from secateur.solvers.batched.stack import Stack
 
 _POWER_STEPS = 8
 _NEWTON_STEPS = 5
@@ -147,9 +149,9 @@ def convex_shift(stack: Stack) -> Float[Tensor, " b"]:
         diagonal = torch.where(dead, 1.0, stack.diagonal[which])
         scale = diagonal.clamp(min=torch.finfo(torch.float64).tiny).rsqrt()
         scaled = stack.quadratic[which].double() * scale[:, :, None] * scale[:, None, :]
-        scaled.diagonal(dim1=1, dim2=2).add_(SHIFT)
+        scaled.diagonal(dim1=1, dim2=2).add_(CONVEX_SHIFT)
         fine = (torch.linalg.cholesky_ex(scaled).info == 0) & (diagonal > 0).all(1)
-        shift[which] = shift.new_full(fine.shape, SHIFT).masked_fill(~fine, torch.inf)
+        shift[which] = shift.new_full(fine.shape, CONVEX_SHIFT).masked_fill(~fine, torch.inf)
     return shift
 
 

@@ -14,7 +14,7 @@ from secateur.core.problem import BlockProblem
 from secateur.core.registry import register
 from secateur.core.seeds import derive_seed, generator
 from secateur.core.solution import Solution, Status
-from secateur.core.solver import Found, Solver
+from secateur.core.solver import Found, Solver, judged
 from secateur.solvers.batched.annealing import anneal
 from secateur.solvers.batched.descent import descend
 from secateur.solvers.batched.parts import padded, pieces_of
@@ -209,32 +209,10 @@ def _checked(
         if not torch.equal(stack.groups.total(x.double()), stack.groups.counts.double()):
             raise SecateurError(f"the solver '{name}' returned an assignment that breaks a count.")
         after, before = stack.values(one, x).tolist(), stack.values(one, stack.incumbents).tolist()
-        same = (x == stack.incumbents).all(1).tolist()
-        free = stack.groups.swappable().tolist()
-        rounding = stack.rounding.tolist()
-        for problem, end, *rest in zip(
-            problems[part], found[part], after, before, same, free, rounding, strict=True
+        columns = (after, before, stack.rounding.tolist(), stack.groups.swappable().tolist())
+        for problem, end, value, first, rounding, free in zip(
+            problems[part], found[part], *columns, strict=True
         ):
-            solutions.append(_solution(problem, end, name, *rest))
+            known = end if free else Found(problem.incumbent, Status.OPTIMAL, 0, first)
+            solutions.append(judged(known, problem.incumbent, value, first, rounding, name))
     return solutions
-
-
-def _solution(
-    problem: BlockProblem,
-    end: Found,
-    name: str,
-    value: float,
-    before: float,
-    same: bool,
-    free: bool,
-    rounding: float,
-) -> Solution:
-    """Choose between what was found and the incumbent."""
-    if not free:
-        return Solution(problem.incumbent, before, Status.OPTIMAL, 0, name, before, before)
-    assignment, status, bound = end.assignment, end.status, end.bound
-    if value >= before and not same:
-        assignment, value, status = problem.incumbent, before, Status.INCUMBENT
-    if bound is not None and value - bound <= rounding:
-        status, bound = Status.OPTIMAL, value
-    return Solution(assignment, value, status, end.work, name, bound, before)

@@ -9,11 +9,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from secateur.core.errors import SecateurError
-from secateur.core.problem import BlockProblem
+from secateur.core.matrices import CONVEX_SHIFT, gram
+from secateur.core.problem import ROUNDINGS, BlockProblem
 from secateur.solvers.batched.groups import Groups
 from secateur.solvers.batched.parts import (
     EPS,
-    ROUNDINGS,
     padded,
     pieces_of,
     survey_factors,
@@ -24,8 +24,6 @@ from secateur.solvers.batched.parts import (
 # B is formed from factors up to this size: 16 MB a problem in float32 is cheap, and one row of B costs
 # n instead of n s operations.
 FORMED_UP_TO = 2048
-# Relative to the diagonal: more than the rounding of a product in float32, less than what matters.
-SHIFT = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,14 +245,14 @@ def _quadratic(problem: BlockProblem, formed: bool, device: torch.device) -> Flo
     assert problem.factors is not None
     factors = problem.factors.detach().to(device)
     # In float64 before the product, so that values agree with those taken by the factors.
-    return factors.double() @ factors.double().T if formed else factors
+    return gram(factors.double()) if formed else factors
 
 
 def _shift(problem: BlockProblem) -> float:
     """Give what is known of convexity."""
     if problem.dense is None:
         return 0.0
-    return {None: math.nan, False: math.inf, True: SHIFT}[problem.convex]
+    return {None: math.nan, False: math.inf, True: CONVEX_SHIFT}[problem.convex]
 
 
 def _is_exact(problem: BlockProblem, formed: bool, dtype: torch.dtype) -> bool:

@@ -8,7 +8,7 @@ from secateur.core.problem import BlockProblem
 from secateur.core.registry import register
 from secateur.core.solution import Status
 from secateur.core.solver import Found, Solver
-from secateur.solvers.arrays import assignment, prepare, scale
+from secateur.solvers.arrays import assignment, prepare
 from secateur.solvers.kernels.enumeration import enumerate_all
 
 # A running value may differ by this much, relative to the problem's size, from one computed afresh.
@@ -60,7 +60,7 @@ class Exhaustive(Solver):
                 f"the block problem has {many} feasible assignments, more than the limit {self.limit} "
                 "of the solver 'exhaustive': choose smaller blocks or another solver."
             )
-        instance, order = prepare(problem)
-        visited = enumerate_all(instance, order, _DRIFT * scale(instance))
+        instance, order = prepare(problem, dense=not problem.is_large)
+        visited = enumerate_all(instance, order, _DRIFT * problem.magnitude)
         best = assignment(problem, instance, order)
         return Found(best, Status.OPTIMAL, visited, bound=problem.value(best))

@@ -98,13 +98,14 @@ class Highs(Solver):
             "mip_abs_gap": 0.0,
             "random_seed": seed % 2**31,
         }
-        columns, dual, nodes = _run(highspy, program, guess, options)
+        columns, dual, nodes, finished = _run(highspy, program, guess, options)
         best = (torch.from_numpy(columns[: problem.size]) > 0.5).to(problem.incumbent.device)
         if not problem.is_feasible(best) or problem.value(best) > first.value:
             best = first.assignment
         relaxed = max(tangent.bound for tangent in touching) - 2.0 * plain.margin
         value, bound = problem.value(best), problem.constant + max(dual * program.unit - tolerance, relaxed)
-        status = Status.OPTIMAL if value - bound <= 3.0 * tolerance else Status.FEASIBLE
+        proven = finished and value - bound <= 3.0 * tolerance
+        status = Status.OPTIMAL if proven else Status.FEASIBLE
         return Found(best, status, nodes, min(value, bound))
 
 
@@ -126,8 +127,8 @@ def load() -> ModuleType:
 
 def _run(
     highspy: ModuleType, program: Program, guess: Float[np.ndarray, " columns"], options: dict[str, float]
-) -> tuple[Float[np.ndarray, " columns"], float, int]:
-    """Have HiGHS solve a program on one core: the best columns, the lower bound, the nodes."""
+) -> tuple[Float[np.ndarray, " columns"], float, int, bool]:
+    """Have HiGHS solve a program on one core: best columns, lower bound, nodes, and whether it is done."""
     solver = highspy.Highs()
     tolerances = ("mip_feasibility_tolerance", "primal_feasibility_tolerance", "dual_feasibility_tolerance")
     fixed = {"output_flag": False, "parallel": "off"} | dict.fromkeys(tolerances, _TOLERANCE)
@@ -140,8 +141,9 @@ def _run(
     ran = solver.run() != highspy.HighsStatus.kError
     info, columns = solver.getInfo(), solver.getSolution().col_value
     if not ran or not columns:
-        return guess, -np.inf, 0
-    return np.array(columns), info.mip_dual_bound, max(0, info.mip_node_count)
+        return guess, -np.inf, 0, False
+    finished = solver.getModelStatus() == highspy.HighsModelStatus.kOptimal
+    return np.array(columns), info.mip_dual_bound, max(0, info.mip_node_count), finished
 
 
 def _model(highspy: ModuleType, program: Program, columns: int) -> Any:

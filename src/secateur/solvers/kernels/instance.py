@@ -44,38 +44,6 @@ class Instance(NamedTuple):
     kept_groups: Int[np.ndarray, " kept"]
 
 
-@njit(cache=True)
-def symmetric(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
-    """Average a matrix and its transpose, tile by tile.
-
-    Args:
-        matrix: a square matrix.
-
-    Returns:
-        The average, exactly symmetric; the matrix itself where it is so already.
-    """
-    n, tile = matrix.shape[0], 8
-    differing = 0
-    for top in range(0, n, tile):
-        for left in range(0, top + 1, tile):
-            for i in range(top, min(n, top + tile)):
-                for j in range(left, min(i, left + tile)):
-                    differing += matrix[i, j] != matrix[j, i]
-        if differing > 0:
-            break
-    if differing == 0:
-        return matrix
-    average = np.empty_like(matrix)
-    for top in range(0, n, tile):
-        for left in range(0, top + 1, tile):
-            for i in range(top, min(n, top + tile)):
-                for j in range(left, min(i + 1, left + tile)):
-                    mean = 0.5 * matrix[i, j] + 0.5 * matrix[j, i]
-                    average[i, j] = mean
-                    average[j, i] = mean
-    return average
-
-
 @njit(cache=True, fastmath=True)
 def survey(matrix: Float[np.ndarray, "n n"]) -> tuple[Vector, Vector]:
     """Bound each row of B.

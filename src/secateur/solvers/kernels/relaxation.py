@@ -63,6 +63,28 @@ def add_difference(f: Vector, rise: Vector, fall: Vector, amount: float) -> None
 
 
 @njit(cache=True)
+def gradient(matrix: Float[np.ndarray, "n n"], linear: Vector, shift: Vector, x: Vector) -> Vector:
+    """Compute l + (B + diag(s)) x.
+
+    Args:
+        matrix: B, symmetric.
+        linear: l.
+        shift: s.
+        x: a point.
+
+    Returns:
+        The gradient.
+    """
+    f = linear + shift * x
+    for i in range(x.size):
+        if x[i] != 0.0:
+            row = matrix[i]
+            for t in range(x.size):
+                f[t] += x[i] * row[t]
+    return f
+
+
+@njit(cache=True)
 def relax(
     matrix: Float[np.ndarray, "n n"],
     linear: Vector,
@@ -70,6 +92,7 @@ def relax(
     starts: Int[np.ndarray, " groups_and_1"],
     members: Int[np.ndarray, " n"],
     x: Vector,
+    begin: float,
     tolerance: float,
     limit: int,
 ) -> tuple[Vector, float, float, int]:
@@ -86,7 +109,8 @@ def relax(
         starts: where each group begins in `members`, and n.
         members: the variables group by group.
         x: a point of the relaxation; changed.
-        tolerance: gap to reach, as a fraction of the start's value less the lower bound.
+        begin: what to measure gains from; nan = the value at x as given.
+        tolerance: gap to reach, as a fraction of `begin` less the lower bound.
         limit: steps at most.
 
     Returns:
@@ -94,30 +118,29 @@ def relax(
         positive semi-definite; and the steps made.
     """
     n, groups = linear.size, starts.size - 1
-    f, group, totals = linear.copy(), np.empty(n, np.int64), np.zeros(groups)
+    group, totals, own = np.empty(n, np.int64), np.zeros(groups), np.empty(n)
     for g in range(groups):
         for slot in range(starts[g], starts[g + 1]):
             group[members[slot]] = g
             totals[g] += x[members[slot]]
-    own = np.empty(n)
     for i in range(n):
         own[i] = matrix[i, i] + shift[i]
-        f[i] += shift[i] * x[i]
-        if x[i] != 0.0:
-            row = matrix[i]
-            for t in range(n):
-                f[t] += x[i] * row[t]
+    f = gradient(matrix, linear, shift, x)
     low, high = np.empty(groups), np.empty(groups)
     lowest, highest = np.empty(groups, np.int64), np.empty(groups, np.int64)
-    begin, value, bound, steps = 0.0, 0.0, -np.inf, 0
+    value, bound, steps, fresh = 0.0, -np.inf, 0, True
     while True:
         if steps % n == 0 or steps >= limit:
             value = 0.5 * ((linear + f) * x).sum()
             bound = value + lowest_sum(f, starts, members, totals) - (f * x).sum()
-            if steps == 0:
+            if np.isnan(begin):
                 begin = value
             if value - bound <= tolerance * (begin - bound) or steps >= limit:
-                return f, value, bound, steps
+                if fresh:
+                    return f, value, bound, steps
+                # Once more without the rounding errors of all the updates.
+                f, fresh = gradient(matrix, linear, shift, x), True
+                continue
         i, j, worst = -1, -1, 0.0
         low[:], high[:] = np.inf, -np.inf
         for t in range(n):
@@ -142,7 +165,7 @@ def relax(
         add_difference(f, matrix[i], matrix[j], amount)
         f[i] += amount * shift[i]
         f[j] -= amount * shift[j]
-        steps += 1
+        steps, fresh = steps + 1, False
 
 
 @njit(cache=True, fastmath=True)

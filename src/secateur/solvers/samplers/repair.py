@@ -82,7 +82,7 @@ def _multiplication(problem: BlockProblem) -> Callable[[Tensor], Tensor]:
         matrix = problem.matrix
         return lambda x: x @ matrix
     assert problem.factors is not None
-    factors = problem.factors.double()
+    factors = problem.remembered("factors in float64", problem.factors.double)
     diagonal = 0.0 if problem.diagonal is None else problem.diagonal.double()
     return lambda x: (x @ factors) @ factors.T + x * diagonal
 
@@ -92,5 +92,5 @@ def _own(problem: BlockProblem) -> Float[Tensor, " n"]:
     if problem.dense is not None:
         return problem.dense.diagonal().double()
     assert problem.factors is not None
-    own = problem.factors.double().square().sum(1)
+    own = torch.linalg.vector_norm(problem.factors, dim=1, dtype=torch.float64).square()
     return own if problem.diagonal is None else own + problem.diagonal.double()
