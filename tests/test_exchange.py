@@ -93,8 +93,9 @@ def test_indices_come_back(tmp_path) -> None:
     problem = fisher_problem(6, 3, [3])
     indices = {"layers.0": torch.tensor([5, 17, 400]), "layers.1": torch.tensor([2, 3, 9])}
     for suffix in SUFFIXES:
-        save_problem(problem, tmp_path / f"b{suffix}", indices)
-        found = load_indices(tmp_path / f"b{suffix}")
+        path = tmp_path / f"b-{suffix[1:]}{suffix}"
+        save_problem(problem, path, indices)
+        found = load_indices(path)
         assert found is not None
         assert list(found) == list(indices)
         assert all(torch.equal(found[name], indices[name]) for name in indices)
@@ -114,9 +115,9 @@ def test_what_the_side_car_says_is_so(tmp_path, kind: str) -> None:
     for group, count in enumerate(problem.counts.tolist()):
         off += (x[:, problem.groups == group].sum(1) - count).double() ** 2
     for suffix in TEXT:
-        path = tmp_path / f"block{suffix}"
+        path = tmp_path / f"block-{suffix[1:]}{suffix}"
         save_problem(problem, path)
-        car = json.loads((tmp_path / "block.json").read_text())
+        car = json.loads(path.with_suffix(".json").read_text())
         assert car["sense"] == ("maximise" if suffix == ".ubqp" else "minimise")
         assert car["file"] == path.name
         wanted = values(problem, x) + (car["penalty"] or 0.0) * off
@@ -371,6 +372,37 @@ def test_a_bound_that_says_more_is_refused(tmp_path, bound: str) -> None:
     (tmp_path / "b.lp").write_text(text.replace("Binar", f"Bounds\n {bound}\nBinar", 1))
     with pytest.raises(SecateurError, match="bound"):
         load_problem(tmp_path / "b.lp")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_that_is_not_its_side_cars_is_refused(tmp_path, suffix: str) -> None:
+    """Cut off, or another problem's: nothing of it is solved."""
+    one, other = tmp_path / f"one{suffix}", tmp_path / f"other{suffix}"
+    save_problem(fisher_problem(8, 3, [4], 0), one)
+    save_problem(fisher_problem(8, 3, [4], 1), other)
+    whole = one.read_bytes()
+    for content in (b"", whole[: len(whole) // 2], other.read_bytes()):
+        one.write_bytes(content)
+        with pytest.raises(SecateurError):
+            load_problem(one)
+    one.write_bytes(whole)
+    assert load_problem(one).size == 8
+
+
+def test_a_foreign_file_is_not_overwritten(tmp_path) -> None:
+    """What has the side-car's name and is none, or another problem's, stays."""
+    problem, path = fisher_problem(8, 3, [4]), tmp_path / "block.lp"
+    (tmp_path / "block.json").write_text('{"my": "precious"}')
+    with pytest.raises(SecateurError, match="another name"):
+        save_problem(problem, path)
+    assert (tmp_path / "block.json").read_text() == '{"my": "precious"}'
+    assert not path.exists()
+    (tmp_path / "block.json").unlink()
+    save_problem(problem, path)
+    save_problem(problem, path)
+    with pytest.raises(SecateurError, match="another name"):
+        save_problem(problem, tmp_path / "block.npz")
+    assert load_problem(path).size == 8
 
 
 def test_a_large_block_comes_back(tmp_path) -> None:

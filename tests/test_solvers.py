@@ -503,3 +503,32 @@ def test_the_conformance_suite_can_fail() -> None:
     suite.solver = Gambler()
     with pytest.raises(AssertionError):
         suite.test_same_seed_same_answer()
+
+
+@dataclass(frozen=True)
+class Careless(Solver):
+    """A solver that hands back anything."""
+
+    answer: object = None
+
+    def search(self, problem: BlockProblem, seed: int) -> Found:
+        """Hand it back."""
+        return self.answer  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("bound", [1e9, math.nan, -math.inf, math.inf])
+def test_a_bound_that_cannot_be_is_refused(bound: float) -> None:
+    """Or a third party's mistake would become a certificate."""
+    problem = fisher_problem(9, 4, [3])
+    with pytest.raises(SecateurError, match=r"Careless\.search returned the lower bound"):
+        Careless(Found(problem.incumbent, Status.FEASIBLE, 0, bound)).solve(problem)
+
+
+def test_a_careless_answer_gets_one_sentence() -> None:
+    """Of another type or shape than it must be."""
+    problem = fisher_problem(9, 4, [3])
+    for x in (problem.incumbent.long(), problem.incumbent.numpy(), problem.incumbent[:8]):
+        answer = object.__new__(Found)  # past the run-time checks of the tests
+        answer.__dict__.update(assignment=x, status=Status.FEASIBLE, work=0, bound=None)
+        with pytest.raises(SecateurError, match=r"Careless\.search"):
+            Solver.solve(Careless(answer), problem)

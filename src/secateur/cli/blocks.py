@@ -43,8 +43,13 @@ def problem_rows(problem: BlockProblem) -> list[tuple[str, str]]:
         ("quadratic part", form),
         ("groups", f"{len(held):,}"),
         ("pruned", pruned),
-        ("incumbent", number(problem.value(problem.incumbent))),
+        ("incumbent", number(_rounded(problem, problem.value(problem.incumbent)))),
     ]
+
+
+def _rounded(problem: BlockProblem, value: float) -> float:
+    """Take what rounding feigns for nothing."""
+    return 0.0 if abs(value) <= problem.rounding else value
 
 
 def number(value: float | None) -> str:

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from secateur.cli.blocks import facts, number, problem_rows
 from secateur.cli.prune import split_words
+from secateur.core.answers import read_answers
 from secateur.core.errors import SecateurError
 from secateur.core.files import replacing
 from secateur.core.problem import BlockProblem
@@ -83,7 +84,8 @@ def run_solve(
         else Solution.from_file(problem, Path(answer).expanduser())
     )
     seconds = time.perf_counter() - begin
-    console.print(facts([("problem", path.name), *problem_rows(problem), *_found(solution, seconds)]))
+    given = [] if answer is None else _given(problem, Path(answer).expanduser())
+    console.print(facts([("problem", path.name), *problem_rows(problem), *given, *_found(solution, seconds)]))
     settings = {"solver": describe(chosen), "seed": seed} if answer is None else {"answer": answer}
     _write(target, path, problem, solution, {**settings, "seconds": round(seconds, 4)})
     console.print(f"\n[bold]{escape(shlex.quote(str(target)))}[/] holds the answer.", highlight=False)
@@ -103,6 +105,14 @@ def build_solver(typed: Mapping[str, str]) -> Solver:
     overrides = {name: Text(value) for name, value in typed.items()}
     table = apply({}, overrides, lambda content: build_dataclass(Choice, content, ""))
     return build_dataclass(Choice, table, "").solver
+
+
+def _given(problem: BlockProblem, path: Path) -> list[tuple[str, str]]:
+    """Describe an answer before anything is repaired or polished."""
+    rows = read_answers(path, problem.size).to(problem.incumbent.device)
+    values = [problem.value(row) for row in rows if problem.is_feasible(row)]
+    kept = f"{len(values):,} of {len(rows):,} assignments keep the counts"
+    return [("as given", f"{kept}; the best of those has {number(min(values))}" if values else kept)]
 
 
 def _found(solution: Solution, seconds: float) -> list[tuple[str, str]]:

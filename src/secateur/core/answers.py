@@ -52,7 +52,7 @@ def read_answers(path: str | Path, size: int) -> Bool[Tensor, "m n"]:
         if path.suffix in (".npy", ".npz"):
             rows = _from_numpy(path)
         else:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin files with a mark
             rows = _from_json(json.loads(text), size) if path.suffix == ".json" else _from_text(text, size)
         return _as_bits(rows, size)
     except SecateurError as error:

@@ -19,6 +19,9 @@ T = TypeVar("T")
 # By factors, the matrix of more variables than these is never formed: of 4,096 it takes 134 MB.
 LARGE = 4096
 
+# Counts are kept for every number up to that of the last group.
+MOST_GROUPS = 2**24
+
 # Sums of some thousand terms, updated as many times: this many roundings of the sum of the terms'
 # sizes is more than their error, and less than any change that matters.
 ROUNDINGS = 64
@@ -62,6 +65,10 @@ class BlockProblem:
     def __post_init__(self) -> None:
         """Check types, shapes and finiteness."""
         self._check_types()
+        object.__setattr__(self, "constant", float(self.constant))
+        for name in ("linear", "dense", "factors", "diagonal"):
+            part = getattr(self, name)
+            object.__setattr__(self, name, None if part is None else part.detach())
         n = self.linear.numel()
         if (self.dense is None) == (self.factors is None):
             raise SecateurError("a block problem has either a dense B or factors U: give exactly one.")
@@ -99,8 +106,18 @@ class BlockProblem:
             raise SecateurError("the incumbent of a block problem is a tensor of bools: add .bool() to it.")
         if not all(part.is_floating_point() for part in (parts[0], *parts[3:]) if part is not None):
             raise SecateurError("l, B, U and v of a block problem are floating-point: add .double() to them.")
-        if self.groups.dtype != torch.int64 or bool((self.groups < 0).any()):
-            raise SecateurError("the groups of a block problem are a tensor of int64, none below 0.")
+        if any(part.layout != torch.strided for part in parts if part is not None):
+            raise SecateurError("the parts of a block problem are dense tensors: call .to_dense() on them.")
+        shaped = [(1, part) for part in (self.linear, self.groups, self.incumbent, self.diagonal)]
+        shaped += [(2, part) for part in (self.dense, self.factors)]
+        if any(part.ndim != wanted for wanted, part in shaped if part is not None):
+            raise SecateurError(
+                "l, v, groups and incumbent of a block problem are vectors, B and U matrices."
+            )
+        if self.groups.dtype != torch.int64 or bool(((self.groups < 0) | (self.groups >= MOST_GROUPS)).any()):
+            raise SecateurError(
+                f"the groups of a block problem are a tensor of int64, from 0 to below {MOST_GROUPS}."
+            )
         if len({part.device for part in parts if part is not None}) > 1:
             raise SecateurError("the parts of a block problem are on different devices: move them to one.")
 

@@ -96,12 +96,32 @@ class Solver(ABC):
         if not _swappable(problem):
             return Solution(problem.incumbent, before, Status.OPTIMAL, 0, self.part_name, before, before)
         found = self.search(problem, seed)
+        self._check(found, problem)
         if not problem.is_feasible(found.assignment):
             raise SecateurError(f"the solver '{self.part_name}' returned an assignment that breaks a count.")
         if found.bound is None and certify and found.status is not Status.OPTIMAL:
             found = replace(found, bound=lookup("solver", "relaxation")().lower_bound(problem))
         value = problem.value(found.assignment)
         return judged(found, problem.incumbent, value, before, problem.rounding, self.part_name)
+
+    def _check(self, found: Found, problem: BlockProblem) -> None:
+        """Refuse what a search must not hand back: solvers come from anywhere."""
+        x = getattr(found, "assignment", None)
+        if not isinstance(found, Found) or not isinstance(x, Tensor) or x.dtype != torch.bool:
+            raise SecateurError(
+                f"{type(self).__name__}.search must return a Found with a tensor of bools in it."
+            )
+        if x.shape != problem.incumbent.shape or x.device != problem.incumbent.device:
+            raise SecateurError(
+                f"{type(self).__name__}.search returned an assignment that is not of the incumbent's shape, "
+                "or not on its device."
+            )
+        bound = found.bound
+        if bound is not None and not -math.inf < bound <= problem.value(x) + problem.rounding:
+            raise SecateurError(
+                f"{type(self).__name__}.search returned the lower bound {bound} with an assignment whose "
+                f"value is {problem.value(x)}."
+            )
 
 
 def judged(

@@ -14,7 +14,7 @@ from secateur.core.problem import BlockProblem
 from secateur.core.qubo import Penalty, Qubo
 from secateur.exchange import lists, lp
 from secateur.exchange.arrays import read_npz, write_npz
-from secateur.exchange.sidecar import SideCar, beside
+from secateur.exchange.sidecar import SideCar, beside, check_free, digest
 
 SUFFIXES = (".lp", ".coo", ".ubqp", ".npz")
 
@@ -45,23 +45,38 @@ def save_problem(
         penalty: for .coo and .ubqp, as in `BlockProblem.to_qubo`.
     """
     path = check_path(path)
-    if path.suffix == ".npz":
-        car = SideCar.of(problem, 1.0, 0.0, None, indices)
-        with replacing(path) as temporary, temporary.open("wb") as file:
+    check_free(path)
+    with replacing(path) as temporary:
+        car = _write(problem, temporary, path.suffix, indices, penalty)
+        # Whatever interrupts this, a file never stands beside the side-car of another one unnoticed.
+        _write_lines(beside(path), [car.dumps(path.name, digest(temporary))])
+
+
+def _write(
+    problem: BlockProblem,
+    temporary: Path,
+    suffix: str,
+    indices: Mapping[str, Int[Tensor, " m"]] | None,
+    penalty: Penalty,
+) -> SideCar:
+    """Write the problem file, and say what its side-car holds."""
+    if suffix == ".npz":
+        with temporary.open("wb") as file:
             write_npz(file, problem)
-    elif path.suffix == ".lp":
+        return SideCar.of(problem, 1.0, 0.0, None, indices)
+    if suffix == ".lp":
         scale = _scale(problem.to_qubo(None))
         car = SideCar.of(problem, scale, problem.constant, None, indices)
         linear, matrix = problem.linear.double().cpu() / scale, problem.matrix.cpu() / scale
-        _write_lines(path, lp.write(linear, matrix, problem.groups.cpu(), problem.counts.cpu()))
+        lines = lp.write(linear, matrix, problem.groups.cpu(), problem.counts.cpu())
     else:
         form = problem.to_qubo(penalty)
-        scale = _scale(form)
-        downward = path.suffix == ".coo"
+        scale, downward = _scale(form), suffix == ".coo"
         car = SideCar.of(problem, scale if downward else -scale, form.offset, form.penalty, indices)
-        write = lists.write_coo if downward else lists.write_ubqp
-        _write_lines(path, write(form.matrix / scale))
-    _write_lines(beside(path), [car.dumps(path.name)])
+        lines = (lists.write_coo if downward else lists.write_ubqp)(form.matrix / scale)
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
+    return car
 
 
 def load_problem(path: str | Path) -> BlockProblem:
@@ -85,21 +100,32 @@ def load_problem(path: str | Path) -> BlockProblem:
         raise SecateurError(f"there is no problem file {path}: check the path.")
     car = SideCar.read(path)
     try:
-        if path.suffix == ".npz":
-            return _agreeing(read_npz(path), car)
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".lp":
-            return _from_program(lp.read(text), car)
-        if car is None:
+        problem = _read(path, car)
+        if car is not None and car.sha256 != digest(path):
             raise SecateurError(
-                f"it needs {beside(path).name} beside it, which has the groups, the counts and the scale: "
-                "bring both files."
+                f"it is not the file that {beside(path).name} was written with, or was changed or cut off "
+                "since: take both from a copy, or write them again."
             )
-        return _from_form(path.suffix, text, car)
+        return problem
     except SecateurError as error:
         raise SecateurError(f"cannot load {path}: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise SecateurError(f"cannot read {path} ({error}): take it from a copy.") from error
+
+
+def _read(path: Path, car: SideCar | None) -> BlockProblem:
+    """Make a problem of a file and its side-car."""
+    if path.suffix == ".npz":
+        return _agreeing(read_npz(path), car)
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".lp":
+        return _from_program(lp.read(text), car)
+    if car is None:
+        raise SecateurError(
+            f"it needs {beside(path).name} beside it, which has the groups, the counts and the scale: "
+            "bring both files."
+        )
+    return _from_form(path.suffix, text, car)
 
 
 def load_indices(path: str | Path) -> dict[str, Int[Tensor, " m"]] | None:

@@ -1,5 +1,6 @@
 """The side-car: a JSON file beside a problem file, for what the format itself cannot hold."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -36,6 +37,7 @@ class SideCar:
         convex: what the problem says of its B.
         indices: the flat positions of the weights, by layer, in the order of the variables;
             None where the problem is no block of a network, or nobody said.
+        sha256: of the problem file, once it is written.
     """
 
     groups: Int[Tensor, " n"]
@@ -47,6 +49,7 @@ class SideCar:
     penalty: float | None = None
     convex: bool | None = None
     indices: Mapping[str, Int[Tensor, " m"]] | None = None
+    sha256: str = ""
 
     @classmethod
     def of(
@@ -83,11 +86,12 @@ class SideCar:
             groups, counts, incumbent, problem.constant, scale, offset, penalty, problem.convex, indices
         )
 
-    def dumps(self, file: str) -> str:
+    def dumps(self, file: str, sha256: str) -> str:
         """Write JSON.
 
         Args:
             file: the name of the problem file.
+            sha256: the digest of its content.
 
         Returns:
             The text.
@@ -98,6 +102,7 @@ class SideCar:
             "version": VERSION,
             "about": _ABOUT,
             "file": file,
+            "sha256": sha256,
             "sense": "maximise" if self.scale < 0 else "minimise",
             "variables": self.groups.numel(),
             "constant": self.constant,
@@ -165,6 +170,8 @@ class SideCar:
         scale, offset = float(content["scale"]), float(content["offset"])
         if not (math.isfinite(scale) and math.isfinite(offset) and scale):
             raise ValueError("scale or offset is not a number to work with")
+        if (scale < 0) != (content["sense"] == "maximise") or float(content["penalty"] or 0) < 0:
+            raise ValueError("the scale has the wrong sign, or the penalty is negative")
         indices = content["indices"]
         return cls(
             groups,
@@ -176,6 +183,43 @@ class SideCar:
             None if content["penalty"] is None else float(content["penalty"]),
             content["convex"],
             None if indices is None else {n: torch.tensor(i, dtype=torch.int64) for n, i in indices.items()},
+            str(content["sha256"]),
+        )
+
+
+def digest(path: Path) -> str:
+    """Sum a file up.
+
+    Args:
+        path: the file.
+
+    Returns:
+        SHA-256 of its content.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_free(path: Path) -> None:
+    """Refuse to write a side-car in the place of something else.
+
+    Args:
+        path: the problem file to be written.
+
+    Raises:
+        SecateurError: a file of the side-car's name is there, and is not this problem file's.
+    """
+    car = beside(path)
+    if not car.exists():
+        return
+    try:
+        content = json.loads(car.read_text(encoding="utf-8"))
+        ours = content.get("format") == FORMAT and content["file"] == path.name
+    except (OSError, LookupError, TypeError, ValueError, AttributeError):
+        ours = False
+    if not ours:
+        raise SecateurError(
+            f"{car} is there already, and is not the side-car of {path.name}: give the problem another name."
         )
 
 

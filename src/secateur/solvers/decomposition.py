@@ -1,11 +1,11 @@
 """Working sets: a solver of small problems made into one of large ones."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from secateur.core.errors import SecateurError
 from secateur.core.problem import BlockProblem
-from secateur.core.registry import register
+from secateur.core.registry import lookup, register
 from secateur.core.seeds import derive_seed
 from secateur.core.solution import Status
 from secateur.core.solver import Found, Solver, tiny
@@ -27,12 +27,12 @@ class Decomposition(Solver):
     how a problem of any size goes to a quantum annealer.
 
     Attributes:
-        solver: solves the small problems, starting from their incumbents.
+        solver: solves the small problems, starting from their incumbents; swap descent by default.
         size: m, variables in a working set, at least 2.
         rounds: working sets at most, at least 1.
     """
 
-    solver: Solver
+    solver: Solver = field(default_factory=lambda: lookup("solver", "swaps")())
     size: int = 2048
     rounds: int = 10_000
 

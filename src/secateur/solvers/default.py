@@ -1,5 +1,6 @@
 """The solver that pruning uses unless told otherwise."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -53,7 +54,7 @@ class Default(Solver):
         if not self.iterations >= 0:
             raise SecateurError(f"the solver 'default' needs at least 0 iterations, not {self.iterations}.")
 
-        if self.seconds is not None and not self.seconds > 0:
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise SecateurError(f"the solver 'default' needs seconds above 0, not {self.seconds}.")
 
     @cached_property

@@ -1,6 +1,7 @@
 """Several solvers for a given time."""
 
 import itertools
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -22,8 +23,8 @@ def _several() -> tuple[Solver, ...]:
     return (
         Polish(Relaxation()),
         Polish(Greedy()),
-        Iterated(),
         Polish(Annealing(restarts=1)),
+        Iterated(rounds=1),
     )
 
 
@@ -33,7 +34,8 @@ class Portfolio(Solver):
     """Runs several solvers in turn, each from the best answer so far, until the time is up.
 
     No solver is begun that took longer the last time than what is left; one that has begun
-    is not broken off. Kernels are compiled before the clock starts. With the clock as judge, two
+    is not broken off: on problems of many thousand variables the first round takes longer than a
+    second or two. Kernels are compiled before the clock starts. With the clock as judge, two
     runs may differ. A proof of optimality, or a bound that is met, ends it early. Work is summed.
 
     Attributes:
@@ -51,8 +53,10 @@ class Portfolio(Solver):
             SecateurError: the time is not above 0, or something is no solver.
         """
         object.__setattr__(self, "solvers", tuple(self.solvers))
-        if not self.seconds > 0:
-            raise SecateurError(f"the solver 'portfolio' needs seconds above 0, not {self.seconds}.")
+        if not 0 < self.seconds < math.inf:
+            raise SecateurError(
+                f"the solver 'portfolio' needs a number of seconds above 0, not {self.seconds}."
+            )
         if not self.solvers or not all(isinstance(solver, Solver) for solver in self.solvers):
             raise SecateurError("the solver 'portfolio' needs a list of at least one solver.")
 

@@ -20,6 +20,7 @@ from secateur.solvers.batched.descent import descend
 from secateur.solvers.batched.parts import padded, pieces_of
 from secateur.solvers.batched.relaxation import dual_bound, relax
 from secateur.solvers.batched.stack import FORMED_UP_TO, Stack
+from secateur.solvers.decomposition import Decomposition
 
 # Standard deviation of what is added to the relaxation before further roundings.
 _NOISE = 0.1
@@ -94,6 +95,8 @@ class Batched(Solver):
         Returns:
             The best end, and a bound where B is known to be positive semi-definite.
         """
+        if problem.is_large and _place([problem], self.device).type == "cpu":
+            return Decomposition(self).search(problem, seed)  # a scan of all pairs takes minutes there
         return self._search_many([problem], [seed], certify=False)[0]
 
     def solve_many(
