@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from secateur.core.errors import SecateurError
-from secateur.core.problem import BlockProblem
+from secateur.core.problem import LARGE, BlockProblem
 from secateur.core.registry import register
 from secateur.core.solution import Status
 from secateur.core.solver import Found, Solver
@@ -49,6 +49,10 @@ class Swaps(Solver):
             raise SecateurError(f"the solver 'swaps' has the rules 'best' and 'first', not '{self.rule}'.")
         if self.max_swaps is not None and not self.max_swaps >= 0:
             raise SecateurError(f"the solver 'swaps' needs max_swaps of at least 0, not {self.max_swaps}.")
+
+    def warm_up(self, size: int = 2) -> float:
+        """Compile its kernel, and for large problems those of working sets."""
+        return super().warm_up() + (Decomposition(self).warm_up() if size > LARGE else 0.0)
 
     def search(self, problem: BlockProblem, seed: int) -> Found:
         """Descend from the incumbent.

@@ -47,6 +47,10 @@ class TabuSearch(Solver):
                 f"least 1, not {self.iterations}, {self.tenure} and {self.width}."
             )
 
+    def warm_up(self, size: int = 2) -> float:
+        """Compile its kernel, and for large problems the descent: working sets need no others."""
+        return super().warm_up() + Swaps().warm_up(size)
+
     def search(self, problem: BlockProblem, seed: int) -> Found:
         """Search from the incumbent, and descend from the best assignment seen.
 
