@@ -1,14 +1,15 @@
 """Block solvers side by side: the gap to the best known value, and seconds, on one core.
 
-    python benchmarks/solvers.py [small | large | exact | compile | all] [--seeds N] [--write]
+    python benchmarks/solvers.py [small | large | exact | compile | batched | all] [--seeds N] [--write]
 
 small: synthetic Fisher problems (`secateur.testing.problems.fisher_problem`, n/4 samples) of 64 to 2,048
 variables, a half and a tenth of them pruned, and blocks of the Garment Classifier where
 SECATEUR_ASSETS names the data. The gap is (value - best) / (incumbent - best), best being the
 best value that any solver of the table found. large: 100,000 variables by factors, each case in a
 process of its own, whose peak memory is read. exact: proofs of optimality. compile: what numba takes
-once. All solvers of a problem run one after the other in one process; a time is the shortest of three
-for those under a second. --write replaces the tables of docs/solvers.md.
+once. batched: many blocks at once, on a GPU where there is one. All solvers of a problem run one
+after the other in one process; a time is the shortest of three for those under a second. --write
+replaces the tables of docs/solvers.md.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from secateur.core.solution import Solution, Status
 from secateur.core.solver import Found, Solver
 from secateur.solvers import (
     Annealing,
+    Batched,
     BranchAndBound,
     Default,
     DimodSolver,
@@ -295,6 +297,41 @@ def exact(seeds: int) -> list[str]:
     return table(["proven, and seconds mean (longest)", *head], rows)
 
 
+def batched() -> list[str]:
+    """Solve many blocks at once in torch, on a GPU where there is one, and the same ones one by one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    number = 1000 if device == "cuda" else 16
+    problems, there = [], []
+    for seed in range(number):
+        problem = fisher_problem(1024, 256, [512], seed)
+        problem = replace(problem, dense=problem.matrix.float(), convex=True)
+        moved = {
+            part: getattr(problem, part).to(device) for part in ("linear", "groups", "incumbent", "dense")
+        }
+        problems.append(problem)
+        there.append(replace(problem, **moved))
+    rows = []
+    for name, solver in (
+        ("1 start", Batched(restarts=1, dtype="float32")),
+        ("4 starts", Batched(dtype="float32")),
+    ):
+        solver.solve_many(there[:2])
+        begin = time.perf_counter()
+        found = solver.solve_many(there)
+        rows.append([name, device, *_rate(number, time.perf_counter() - begin, found)])
+    some = problems[:50]
+    begin = time.perf_counter()
+    found = [Default().solve(problem) for problem in some]
+    rows.append(["default, one by one", "cpu", *_rate(len(some), time.perf_counter() - begin, found)])
+    return table(["n = 1,024, k = 512", "device", "blocks", "blocks a second", "mean value"], rows)
+
+
+def _rate(number: int, seconds: float, found: list[Solution]) -> list[str]:
+    """Describe how many problems a second were solved, and how well."""
+    mean = statistics.mean(solution.value for solution in found[:16])  # of those that all have solved
+    return [f"{number:,}", f"{number / seconds:,.1f}", f"{mean:.2f}"]
+
+
 def compiling() -> list[str]:
     """Compile the kernels of the default solver in a new process, and load them in the next one."""
     program = (
@@ -314,7 +351,7 @@ def compiling() -> list[str]:
 def main() -> None:
     """Run what was asked for and print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parts = {"small": small, "large": large, "exact": exact, "compile": compiling}
+    parts = {"small": small, "large": large, "exact": exact, "compile": compiling, "batched": batched}
     parser.add_argument("what", nargs="?", default="all", choices=[*parts, "all"])
     parser.add_argument("--seeds", type=int, default=3, help="problems of each kind")
     parser.add_argument("--write", action="store_true", help="replace the tables of docs/solvers.md")

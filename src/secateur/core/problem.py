@@ -151,10 +151,10 @@ class BlockProblem:
 
     def _matrix(self) -> Tensor:
         if self.dense is not None:
-            return symmetrised(self.dense.detach().double())
+            return symmetrised(self.dense.double())
         assert self.factors is not None
         # In float64 before the product, so that values agree with those taken by the factors.
-        matrix = gram(self.factors.detach().double())
+        matrix = gram(self.factors.double())
         if self.diagonal is not None:
             matrix.diagonal().add_(self.diagonal.double())
         return matrix
@@ -187,7 +187,7 @@ class BlockProblem:
         if self.dense is None:
             assert self.factors is not None
             own = 0.0 if self.diagonal is None else float(self.diagonal.double().abs().sum())
-            sums = torch.linalg.vector_norm(self.factors.detach(), ord=1, dim=0, dtype=torch.float64)
+            sums = torch.linalg.vector_norm(self.factors, ord=1, dim=0, dtype=torch.float64)
             size = float(sums.square().sum()) + own
         else:
             size = float(self.matrix.abs().sum())

@@ -97,11 +97,14 @@ class Solver(ABC):
             return Solution(problem.incumbent, before, Status.OPTIMAL, 0, self.part_name, before, before)
         found = self.search(problem, seed)
         self._check(found, problem)
-        if not problem.is_feasible(found.assignment):
-            raise SecateurError(f"the solver '{self.part_name}' returned an assignment that breaks a count.")
+        value = problem.value(found.assignment)
+        if found.bound is not None and not -math.inf < found.bound <= value + problem.rounding:
+            raise SecateurError(
+                f"{type(self).__name__}.search returned the lower bound {found.bound} with an assignment "
+                f"whose value is {value}."
+            )
         if found.bound is None and certify and found.status is not Status.OPTIMAL:
             found = replace(found, bound=lookup("solver", "relaxation")().lower_bound(problem))
-        value = problem.value(found.assignment)
         return judged(found, problem.incumbent, value, before, problem.rounding, self.part_name)
 
     def _check(self, found: Found, problem: BlockProblem) -> None:
@@ -116,12 +119,8 @@ class Solver(ABC):
                 f"{type(self).__name__}.search returned an assignment that is not of the incumbent's shape, "
                 "or not on its device."
             )
-        bound = found.bound
-        if bound is not None and not -math.inf < bound <= problem.value(x) + problem.rounding:
-            raise SecateurError(
-                f"{type(self).__name__}.search returned the lower bound {bound} with an assignment whose "
-                f"value is {problem.value(x)}."
-            )
+        if not problem.is_feasible(x):
+            raise SecateurError(f"the solver '{self.part_name}' returned an assignment that breaks a count.")
 
 
 def judged(
@@ -143,11 +142,8 @@ def judged(
     assignment, status, bound = found.assignment, found.status, found.bound
     same = torch.equal(assignment, incumbent)
     if not same and value >= before:
-        assignment, value, status = (
-            incumbent,
-            before,
-            status if status is Status.OPTIMAL else Status.INCUMBENT,
-        )
+        assignment, value = incumbent, before
+        status = status if status is Status.OPTIMAL else Status.INCUMBENT
     if same and status is Status.FEASIBLE:
         status = Status.INCUMBENT
     if bound is not None and value - bound <= rounding:

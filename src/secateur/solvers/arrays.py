@@ -29,7 +29,7 @@ def prepare(problem: BlockProblem, *, dense: bool = True) -> tuple[Instance, Ord
 def _with_matrix(problem: BlockProblem, groups: Int[np.ndarray, " n"]) -> Instance:
     """Lay out all of a problem but its incumbent, with B."""
     matrix = np.ascontiguousarray(problem.matrix.cpu().numpy())
-    linear = np.ascontiguousarray(problem.linear.detach().double().cpu().numpy())
+    linear = np.ascontiguousarray(problem.linear.double().cpu().numpy())
     peak, total = survey(matrix)
     none = np.zeros((0, 0))
     return _instance(problem, groups, matrix, none, linear, 0.5 * matrix.diagonal(), peak, total)
@@ -38,10 +38,10 @@ def _with_matrix(problem: BlockProblem, groups: Int[np.ndarray, " n"]) -> Instan
 def _with_factors(problem: BlockProblem, groups: Int[np.ndarray, " n"]) -> Instance:
     """Lay out all of a problem but its incumbent, by factors."""
     assert problem.factors is not None
-    factors = np.ascontiguousarray(problem.factors.detach().double().cpu().numpy())
-    linear = problem.linear.detach().double().cpu().numpy()
+    factors = np.ascontiguousarray(problem.factors.double().cpu().numpy())
+    linear = problem.linear.double().cpu().numpy()
     if problem.diagonal is not None:
-        linear = linear + 0.5 * problem.diagonal.detach().double().cpu().numpy()
+        linear = linear + 0.5 * problem.diagonal.double().cpu().numpy()
     half = 0.5 * np.einsum("ns,ns->n", factors, factors)
     norm = np.sqrt(2 * half)
     # By the inequality of Cauchy and Schwarz: B_ij <= |U_i| |U_j|.

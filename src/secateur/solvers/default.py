@@ -53,7 +53,6 @@ class Default(Solver):
             raise SecateurError(f"the solver 'default' needs a gap between 0 and 1, not {self.gap}.")
         if not self.iterations >= 0:
             raise SecateurError(f"the solver 'default' needs at least 0 iterations, not {self.iterations}.")
-
         if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise SecateurError(f"the solver 'default' needs seconds above 0, not {self.seconds}.")
 

@@ -16,7 +16,8 @@ from secateur.core.solver import Found, Solver
 from secateur.solvers.best_of import BestOf
 from secateur.solvers.exact.convexify import Quadratic, Tangent, diagonal_shift, quadratic, tangents
 from secateur.solvers.greedy import Greedy
-from secateur.solvers.kernels.tree import FINISHED, Path, Tree, at_root, explore
+from secateur.solvers.kernels.node import FINISHED, Path, Tree, at_root
+from secateur.solvers.kernels.tree import explore
 from secateur.solvers.polish import Polish
 from secateur.solvers.tabu import TabuSearch
 

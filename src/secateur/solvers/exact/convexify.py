@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from secateur.core.problem import BlockProblem
-from secateur.solvers.kernels.tree import Tree, at_root, relax, repair, slope
+from secateur.solvers.kernels.node import Tree, at_root, relax, repair, slope
 
 # The barrier begins with this share of what it is worth, and each round cuts it so.
 _FIRST, _CUT, _ROUNDS, _STEPS = 0.1, 0.1, 4, 50
