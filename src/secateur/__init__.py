@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from secateur.export import apply_mask as apply_mask
     from secateur.export import save_checkpoint as save_checkpoint
     from secateur.pruners import ICBS as ICBS
+    from secateur.pruners import LearnedMask as LearnedMask
     from secateur.pruners import OneShot as OneShot
     from secateur.runs import Run as Run
     from secateur.runs import prune as prune
@@ -33,6 +34,7 @@ _HOMES = {
     "BlockProblem": "core.problem",
     "ICBS": "pruners",
     "Classification": "tasks",
+    "LearnedMask": "pruners",
     "Limit": "core.limit",
     "Mask": "core.mask",
     "OneShot": "pruners",

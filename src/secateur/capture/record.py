@@ -13,7 +13,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from secateur.capture.hessian import hessian, hessian_product
 from secateur.core.errors import SecateurError
 from secateur.core.layer import Layer
-from secateur.core.modes import evaluating
+from secateur.core.modes import differentiable
 from secateur.core.signal import Signal
 from secateur.core.tape import LayerTape, Tape
 from secateur.core.task import Batch, Task
@@ -75,7 +75,7 @@ def capture(
     if len(kinds) > 1:
         raise ValueError(f"a tape has one kind of rows, not {len(kinds)}: {[kind.name for kind in kinds]}.")
     backward = verify or bool(needs - {Signal.INPUTS})
-    with _differentiable(model, layers, backward):
+    with differentiable(model, [layer.weight for layer in layers], backward):
         with _recording(layers) as records:
             outputs = task.forward(model, batch)
         losses = task.losses(outputs, batch.targets)
@@ -117,20 +117,6 @@ def capture(
         partial(hessian, model, task, batch, layers) if exact else None,
         partial(hessian_product, model, task, batch, layers) if exact else None,
     )
-
-
-@contextlib.contextmanager
-def _differentiable(model: nn.Module, layers: Sequence[Layer], backward: bool) -> Iterator[None]:
-    """Let gradients reach the layers' outputs; leave the model as it was, whatever happens."""
-    frozen = [layer.weight for layer in layers if backward and not layer.weight.requires_grad]
-    try:
-        for weight in frozen:
-            weight.requires_grad_(True)
-        with evaluating(model), torch.set_grad_enabled(backward):
-            yield
-    finally:
-        for weight in frozen:
-            weight.requires_grad_(False)
 
 
 @contextlib.contextmanager

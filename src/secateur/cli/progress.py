@@ -123,7 +123,7 @@ def _cells(step: Stepped) -> tuple[str, ...]:
     loss = step.loss if step.guard is None else step.guard
     return (
         str(step.step),
-        f"{step.predicted:+.4f}",
+        "-" if step.predicted is None else f"{step.predicted:+.4f}",
         "-" if step.measured is None else f"{step.measured:+.4f}",
         f"{loss:.4f}",
         f"{step.density:.4g}",

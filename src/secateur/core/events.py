@@ -70,7 +70,8 @@ class Stepped(Event):
 
     Attributes:
         step: its number, from 1.
-        predicted: change of the mean loss the quadratic model predicts, nats a sample.
+        predicted: change of the mean loss the quadratic model predicts, nats a sample; None where
+            no model was made of the whole step.
         measured: change of the mean loss measured over the same samples, None where it was
             not measured.
         loss: mean calibration loss after the step (before it, where not measured).
@@ -86,11 +87,12 @@ class Stepped(Event):
         remaining: seconds left of the budget, None without one.
         gap: of the block solved worst, what was not gained as a share of what its lower bound
             leaves possible; None where no bound is known.
+        phase: ``"blocks"`` or ``"averaging"``.
     """
 
     kind: ClassVar[str] = "stepped"
     step: int
-    predicted: float
+    predicted: float | None
     measured: float | None
     loss: float
     guard: float | None
@@ -104,6 +106,7 @@ class Stepped(Event):
     seconds: dict[str, float] = field(default_factory=dict)
     remaining: float | None = None
     gap: float | None = None
+    phase: str = "blocks"
 
 
 @dataclass(frozen=True)

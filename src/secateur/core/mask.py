@@ -75,6 +75,18 @@ class Mask(Mapping[str, Tensor]):
         """
         return sum(int((m != other.layers[name]).sum()) for name, m in self.layers.items())
 
+    def layer_flips(self, other: "Mask") -> dict[str, int]:
+        """Count the flips of each layer that has any.
+
+        Args:
+            other: a mask of the same layers.
+
+        Returns:
+            The numbers of differing entries by layer.
+        """
+        counts = {name: int((m != other.layers[name]).sum()) for name, m in self.layers.items()}
+        return {name: count for name, count in counts.items() if count}
+
     def clone(self) -> "Mask":
         """Copy the mask.
 

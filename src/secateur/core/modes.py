@@ -1,9 +1,10 @@
-"""Training and evaluation mode of a model."""
+"""Modes of a model: evaluation, gradients, precision."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -23,3 +24,42 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def differentiable(model: nn.Module, weights: Sequence[Tensor], backward: bool = True) -> Iterator[None]:
+    """Put a model in evaluation mode and let gradients reach some weights, frozen ones too.
+
+    Args:
+        model: the network.
+        weights: the weights.
+        backward: whether gradients are wanted at all.
+
+    Yields:
+        Nothing; afterwards everything is as it was.
+    """
+    frozen = [weight for weight in weights if backward and not weight.requires_grad]
+    try:
+        for weight in frozen:
+            weight.requires_grad_(True)
+        with evaluating(model), torch.set_grad_enabled(backward):
+            yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Say whether a device multiplies bfloat16 faster than float32.
+
+    Args:
+        device: the device.
+
+    Returns:
+        Whether it has instructions for that; False where torch cannot tell.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    ask = getattr(torch.cpu, "get_capabilities", dict) if device.type == "cpu" else dict
+    abilities = ask()
+    return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))

@@ -1,5 +1,6 @@
 """Order within groups: who is best, and who comes at what place, ties by position."""
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
@@ -96,12 +97,22 @@ def mark_best(values: Shaped[Tensor, "g w"], counts: Int[Tensor, " g"] | int) ->
 
 def _lowest_of_best(values: Tensor, counts: Tensor) -> Tensor:
     """Give the counts-th highest value of each row, in a column; counts in [1, width]."""
-    width, most = values.shape[1], int(counts.max())
+    width, most, least = values.shape[1], int(counts.max()), int(counts.min())
+    if most == least:  # as a rule: a layer's groups keep the same number
+        return _kth_highest(values, most)
     if 8 * most <= width:
         return values.topk(most, dim=1)[0].gather(1, counts[:, None] - 1)
     found = values.new_empty(values.shape[0], 1)
-    for count in counts.unique().tolist():  # one as a rule: a layer's groups keep the same number
+    for count in counts.unique().tolist():
         rows = counts == count
-        some = values if bool(rows.all()) else values[rows]
-        found[rows] = some.kthvalue(width - count + 1, dim=1, keepdim=True)[0]
+        found[rows] = _kth_highest(values[rows], count)
     return found
+
+
+def _kth_highest(values: Tensor, count: int) -> Tensor:
+    """Give the count-th highest value of each row, in a column."""
+    place = values.shape[1] - count
+    if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64):
+        # NumPy partitions with vector instructions, in a tenth of the time; NaN is highest in both.
+        return torch.from_numpy(np.partition(values.detach().numpy(), place, axis=1)[:, place : place + 1])
+    return values.kthvalue(place + 1, dim=1, keepdim=True)[0]

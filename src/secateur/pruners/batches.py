@@ -107,8 +107,31 @@ class Batches:
         Returns:
             The samples and the cursor after them.
         """
+        found, after = self.draws(pool, seed, cursor, size, 1)
+        return found[0], after
+
+    def draws(
+        self, pool: Int[Tensor, " p"], seed: int, cursor: tuple[int, int], size: int, count: int
+    ) -> tuple[list[Int[Tensor, " s"]], tuple[int, int]]:
+        """Take several batches in a row.
+
+        Args:
+            pool: samples to draw from.
+            seed: the seed of the run.
+            cursor: epoch and position in it.
+            size: samples in each.
+            count: how many batches.
+
+        Returns:
+            The samples of each, and the cursor after them.
+        """
         epoch, at = cursor
-        if at + size > pool.numel():
-            epoch, at = epoch + 1, 0
-        order = torch.randperm(pool.numel(), generator=generator(seed, "epoch", epoch))
-        return pool[order[at : at + size]], (epoch, at + size)
+        order, found = None, []
+        for _ in range(count):
+            if at + size > pool.numel():
+                epoch, at, order = epoch + 1, 0, None
+            if order is None:
+                order = torch.randperm(pool.numel(), generator=generator(seed, "epoch", epoch))
+            found.append(pool[order[at : at + size]])
+            at += size
+        return found, (epoch, at)

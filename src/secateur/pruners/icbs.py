@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
 
 from secateur.core.block import Block
 from secateur.core.curvature import Curvature
 from secateur.core.errors import SecateurError
 from secateur.core.limit import Limit
-from secateur.core.mask import Mask
 from secateur.core.problem import BlockProblem
 from secateur.core.registry import register
 from secateur.core.score import Score
@@ -18,6 +16,7 @@ from secateur.core.selector import LayerOrder, Selector
 from secateur.core.solver import Solver
 from secateur.core.task import Batch
 from secateur.curvature import EmpiricalFisher, Fisher
+from secateur.pruners.averaging import Averaging
 from secateur.pruners.batches import Batches
 from secateur.pruners.descent import NOTHING, Descent, Stage
 from secateur.pruners.pruner import Outcome, Pruner, State
@@ -53,6 +52,12 @@ class ICBS(Pruner):
         stage: how many blocks on one linearisation, of what size.
         batches: which samples a stage sees.
         trust: how far a linearisation is trusted.
+        averaging: the stages of averaged gradients that come first.
+        share: of the run's budget that is theirs, in [0, 1]; without a budget they take their `horizon`,
+            unless it is 0.
+
+    Raises:
+        SecateurError: the share is out of range.
     """
 
     init: Score = field(default_factory=Magnitude)
@@ -63,6 +68,13 @@ class ICBS(Pruner):
     stage: Stage = field(default_factory=Stage)
     batches: Batches = field(default_factory=Batches)
     trust: Trust = field(default_factory=Trust)
+    averaging: Averaging = field(default_factory=Averaging)
+    share: float = 0.9
+
+    def __post_init__(self) -> None:
+        """Check the share."""
+        if not 0 <= self.share <= 1:
+            raise SecateurError(f"the share of averaging must lie in [0, 1], not {self.share}.")
 
     @classmethod
     def published(cls) -> "ICBS":
@@ -80,6 +92,7 @@ class ICBS(Pruner):
             stage=Stage(blocks=1, block_size=1024, pruned=512, multiplier=0.75),
             batches=Batches(size=200, growth=1.0, guard=0),
             trust=Trust(ridge=1e-3, adapt=False),
+            share=0.0,
         )
 
     @property
@@ -105,6 +118,10 @@ class ICBS(Pruner):
         index, _ = self.batches.draw(pool, session.seed, (0, 0), size)
         mask, scores = session.one_shot(self.init, session.batch(index))
         loss = session.mean_loss(session.batch(guard)) if guard.numel() else None
+        frozen = {n: self.selector.freeze(m, scores[n]) for n, m in mask.items()}
+        evidence, velocity = {}, {}
+        if self.share > 0:
+            evidence, velocity = self.averaging.begin(session, self.batches, mask, scores, frozen)
         return State(
             mask=mask,
             best=mask,
@@ -114,7 +131,9 @@ class ICBS(Pruner):
             guard=loss,
             best_guard=loss,
             stamps={n: torch.zeros_like(m, dtype=torch.int32) for n, m in mask.items()},
-            frozen={n: self.selector.freeze(m, scores[n]) for n, m in mask.items()},
+            frozen=frozen,
+            scores=evidence,
+            velocity=velocity,
         )
 
     def step(self, session: Session, state: State) -> tuple[State, Outcome]:
@@ -127,6 +146,12 @@ class ICBS(Pruner):
         Returns:
             The state after, and what happened.
         """
+        if self.share > 0 and self.averaging.progress(session, state, share=self.share) < 1:
+            return self.averaging.stage(session, state, self.batches, self.share)
+        return self._exchange(session, state)
+
+    def _exchange(self, session: Session, state: State) -> tuple[State, Outcome]:
+        """Exchange blocks on one linearisation, measure, and keep or undo."""
         before = session.seconds["capture"]
         batch, guard, cursor = self._samples(session, state)
         descent = self._linearised(session, state, batch)
@@ -154,7 +179,7 @@ class ICBS(Pruner):
             measured=measured,
             loss=descent.tape.loss + (measured if accepted else 0.0),
             guard=loss,
-            flips=_flips(state.mask, after.mask),
+            flips=after.mask.layer_flips(state.mask),
             blocks=descent.blocks,
             samples=batch.size,
             ridge=state.region.ridge,
@@ -239,9 +264,3 @@ class ICBS(Pruner):
             stall=stall,
             done=self.trust.adapt and stall >= PATIENCE,
         )
-
-
-def _flips(before: Mask, after: Mask) -> dict[str, int]:
-    """Count the flips of each layer that has any."""
-    counts: dict[str, Tensor] = {name: (mask != after[name]).sum() for name, mask in before.items()}
-    return {name: int(count) for name, count in counts.items() if int(count)}

@@ -93,7 +93,7 @@ class Network:
         """
         for layer in self.layers:
             weight = self.reference[layer.name]
-            layer.weight.copy_(torch.where(mask[layer.name], weight, torch.zeros_like(weight)))
+            layer.weight.copy_(torch.where(mask[layer.name], weight, 0))
 
     def holds(self, mask: Mask) -> bool:
         """Say whether every module computes with mask * reference, bit for bit.

@@ -1,7 +1,7 @@
 """The abstract pruner: a start and a step; and the state between steps."""
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -33,6 +33,11 @@ class State:
         stamps: the number of the last block each weight was in, by layer; empty where the
             pruner keeps none.
         frozen: weights that never change, by layer; likewise.
+        scores: the evidence for keeping each weight, by layer; likewise.
+        velocity: the averaged gradients that move the scores, by layer; likewise.
+        lowest: under ``"guard"``, the losses of the guard samples for the mask of an averaging stage that
+            had the lowest mean.
+        rate: what the rate of averaging is multiplied with.
     """
 
     mask: Mask
@@ -49,6 +54,21 @@ class State:
     done: bool = False
     stamps: dict[str, Tensor] = field(default_factory=dict)
     frozen: dict[str, Tensor] = field(default_factory=dict)
+    scores: dict[str, Tensor] = field(default_factory=dict)
+    velocity: dict[str, Tensor] = field(default_factory=dict)
+    lowest: dict[str, Tensor] = field(default_factory=dict)
+    rate: float = 1.0
+
+    def finished(self, done: bool) -> "State":
+        """Give the same state, with or without anything left to do.
+
+        Args:
+            done: whether nothing is.
+
+        Returns:
+            The state.
+        """
+        return replace(self, done=done)
 
     def tensors(self) -> dict[str, Tensor]:
         """Give the tensors of the state under flat names.
@@ -58,7 +78,8 @@ class State:
         """
         families = {
             "mask": self.mask.layers, "best": self.best.layers, "start": self.start.layers,
-            "stamps": self.stamps, "frozen": self.frozen,
+            "stamps": self.stamps, "frozen": self.frozen, "scores": self.scores, "velocity": self.velocity,
+            "lowest": self.lowest,
         }  # fmt: skip
         # A clone each: a safetensors file cannot hold tensors that share memory.
         return {f"{f}/{n}": t.detach().cpu().clone() for f, ts in families.items() for n, t in ts.items()}
@@ -69,7 +90,7 @@ class State:
         Returns:
             The numbers by field.
         """
-        plain = ("step", "turn", "cursor", "samples", "guard", "best_guard", "stall", "done")
+        plain = ("step", "turn", "cursor", "samples", "guard", "best_guard", "stall", "done", "rate")
         return {name: getattr(self, name) for name in plain} | {"region": asdict(self.region)}
 
     @classmethod
@@ -84,7 +105,7 @@ class State:
         Returns:
             The state.
         """
-        kinds = ("mask", "best", "start", "stamps", "frozen")
+        kinds = ("mask", "best", "start", "stamps", "frozen", "scores", "velocity", "lowest")
         families: dict[str, dict[str, Tensor]] = {kind: {} for kind in kinds}
         for key, tensor in tensors.items():
             family, name = key.split("/", 1)
@@ -98,6 +119,9 @@ class State:
             Mask(families["start"]),
             stamps=families["stamps"],
             frozen=families["frozen"],
+            scores=families["scores"],
+            velocity=families["velocity"],
+            lowest=families["lowest"],
             **fields,
         )
 
@@ -107,7 +131,8 @@ class Outcome:
     """What one step did, for the log.
 
     Attributes:
-        predicted: change of the mean loss by the quadratic model, nats a sample.
+        predicted: change of the mean loss by the quadratic model, nats a sample; None where no
+            model was made of the whole step.
         measured: the same, measured; None where it was not.
         loss: mean loss over the batch after the step, or before it where not measured.
         guard: mean loss over the guard samples, None without any.
@@ -117,9 +142,10 @@ class Outcome:
         ridge: the ridge in force.
         accepted: False where the step was undone.
         gap: the largest `Solution.gap` of its blocks, None where no lower bound is known.
+        phase: ``"blocks"`` or ``"averaging"``.
     """
 
-    predicted: float
+    predicted: float | None
     measured: float | None
     loss: float
     guard: float | None
@@ -129,6 +155,7 @@ class Outcome:
     ridge: float
     accepted: bool
     gap: float | None = None
+    phase: str = "blocks"
 
 
 class Pruner(ABC):

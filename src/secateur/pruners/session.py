@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from secateur.capture import capture
+from secateur.capture import capture, mean_gradient
 from secateur.core.budget import Budget
 from secateur.core.mask import Mask
 from secateur.core.modes import evaluating
@@ -32,6 +32,7 @@ class Session:
         seed: the seed of the run.
         out_of_time: says whether a further piece of work, of so many seconds, would exceed
             the time allowed.
+        progress: steps done -> the share of the run's budget that is spent, None without a budget.
         notice: tells the user something.
         seconds: seconds spent by activity.
         verified: whether a recorded gradient has been compared with autograd's.
@@ -42,6 +43,7 @@ class Session:
     budget: Budget
     seed: int
     out_of_time: Callable[[float], bool] = lambda _: False
+    progress: Callable[[float], float | None] = lambda _: None
     notice: Callable[[str], None] = lambda _: None
     seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("capture", "select", "solve", "evaluate"), 0.0)
@@ -98,7 +100,34 @@ class Session:
         self.verified |= verify
         return tape
 
+    def gradient(self, index: Tensor, bfloat16: bool = False) -> tuple[float, dict[str, Tensor]]:
+        """Differentiate the mean loss of some calibration samples at the model as it stands.
+
+        Args:
+            index: which samples.
+            bfloat16: multiply matrices in bfloat16.
+
+        Returns:
+            The loss, nats a sample, and the gradient of each layer.
+        """
+        with self.timed("capture"):
+            network, batch = self.network, self.batch(index)
+            return mean_gradient(network.model, self.task, batch, network.layers, bfloat16)
+
     @torch.no_grad()
+    def losses(self, batch: Batch) -> Tensor:
+        """Measure the loss of each sample of the model as it stands.
+
+        Args:
+            batch: the samples.
+
+        Returns:
+            The losses in float64, nats.
+        """
+        model = self.network.model
+        with self.timed("evaluate"), evaluating(model):
+            return self.task.losses(self.task.forward(model, batch), batch.targets).double()
+
     def mean_loss(self, batch: Batch) -> float:
         """Measure the mean loss of the model as it stands.
 
@@ -108,10 +137,7 @@ class Session:
         Returns:
             The loss, nats a sample.
         """
-        model = self.network.model
-        with self.timed("evaluate"), evaluating(model):
-            losses = self.task.losses(self.task.forward(model, batch), batch.targets)
-            return float(losses.double().mean())
+        return float(self.losses(batch).mean())
 
     def one_shot(self, score: Score, batch: Batch) -> tuple[Mask, dict[str, Tensor]]:
         """Score the dense network and keep the best of each group, ties by position.

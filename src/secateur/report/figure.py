@@ -61,7 +61,7 @@ def trust_figure(run: RunRecord) -> "Figure | None":
     Returns:
         The figure; None where no change was measured.
     """
-    measured = [s for s in run.steps() if s.get("measured") is not None]
+    measured = [s for s in run.steps() if s.get("measured") is not None and s.get("predicted") is not None]
     if not measured:
         return None
     figure, axes = new_figure()

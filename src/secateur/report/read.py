@@ -120,8 +120,8 @@ def _is_whole(event: dict[str, Any]) -> bool:
     if not isinstance(event.get("event"), str) or not isinstance(layers, dict):
         return False
     if event["event"] == "stepped":
-        numbers = [event.get(name) for name in ("elapsed", "loss", "predicted")]
-        numbers += [event[name] for name in ("measured", "guard") if event.get(name) is not None]
+        numbers = [event.get(name) for name in ("elapsed", "loss")]
+        numbers += [event[name] for name in ("predicted", "measured", "guard") if event.get(name) is not None]
         return all(_is_number(value) for value in (*numbers, *layers.values()))
     if event["event"] == "started":
         return all(isinstance(s, list) and len(s) == 2 and all(map(_is_number, s)) for s in layers.values())

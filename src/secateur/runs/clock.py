@@ -11,6 +11,7 @@ class Clock:
     Attributes:
         limit: the bound.
         reserve: seconds kept back for what must still be done at the end.
+        began: seconds of the run that were spent before the first step.
     """
 
     def __init__(self, limit: Limit, elapsed: float = 0.0) -> None:
@@ -22,6 +23,7 @@ class Clock:
         """
         self.limit = limit
         self.reserve = 0.0
+        self.began = 0.0
         self._begin = time.monotonic() - elapsed
 
     @property
@@ -47,3 +49,18 @@ class Clock:
         """
         remaining = self.remaining
         return remaining is not None and remaining <= seconds
+
+    def progress(self, steps: float) -> float | None:
+        """Say what share of the limit pruning has used.
+
+        Args:
+            steps: steps done.
+
+        Returns:
+            From 0; None without a limit.
+        """
+        shares = [] if self.limit.steps is None else [steps / self.limit.steps]
+        if self.limit.seconds is not None:
+            span = self.limit.seconds - self.reserve - self.began
+            shares.append((self.elapsed - self.began) / span if span > 0 else 1.0)
+        return max(shares, default=None)

@@ -74,6 +74,7 @@ class Drive:
         self._saved_at, self._save_seconds = -1.0, 0.0
         self._least = 0.0  # seconds a sample that a step takes at the least
         self.session.out_of_time = lambda seconds: self.clock.lacks(seconds)
+        self.session.progress = lambda steps: self.clock.progress(steps)
         self.session.notice = self.notice
 
     def run(self, save_model: bool) -> Run:
@@ -167,6 +168,7 @@ class Drive:
         network.write(state.mask)
         self._evaluate("start")
         self._save(state, force=True)
+        self.clock.began = self.clock.elapsed
         return state
 
     def _resume(self) -> State | None:
@@ -188,7 +190,8 @@ class Drive:
         self.clock = Clock(self.limit, facts["elapsed"])
         self.session.seconds.update(facts["seconds"])
         self.evaluation, self.notices = facts["evaluation"], facts["notices"]
-        self.clock.reserve, self._least = facts["reserve"], facts["least"]
+        self.clock.reserve, self.clock.began = facts["reserve"], facts["began"]
+        self._least = facts["least"]
         self.session.network.write(state.mask)
         self._started(state.step)
         return state
@@ -233,6 +236,7 @@ class Drive:
                 seconds=spent,
                 remaining=self.clock.remaining,
                 gap=outcome.gap,
+                phase=outcome.phase,
             )
         )
 
@@ -248,6 +252,7 @@ class Drive:
             "evaluation": self.evaluation,
             "notices": self.notices,
             "reserve": self.clock.reserve,
+            "began": self.clock.began,
             "least": self._least,
             "log_size": self.folder.log_size(),
         }

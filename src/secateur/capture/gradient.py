@@ -1,0 +1,62 @@
+"""The mean gradient alone: one forward and one backward pass, nothing recorded."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from secateur.core.errors import SecateurError
+from secateur.core.layer import Layer
+from secateur.core.modes import differentiable
+from secateur.core.task import Batch, Task
+
+
+def mean_gradient(
+    model: nn.Module,
+    task: Task,
+    batch: Batch,
+    layers: Sequence[Layer],
+    bfloat16: bool = False,
+) -> tuple[float, dict[str, Float[Tensor, "o i"]]]:
+    """Differentiate the mean loss of a batch with respect to every layer's weight.
+
+    `.grad` is not touched, and the model is in evaluation mode meanwhile. Memory: autograd's graph,
+    and one gradient a layer.
+
+    Args:
+        model: the network.
+        task: the loss.
+        batch: the samples.
+        layers: the layers.
+        bfloat16: multiply matrices in bfloat16 (torch.autocast); weights, gradients and sums
+            over the batch stay in float32.
+
+    Returns:
+        The mean loss, nats a sample, and the gradients by layer, in float32 where weights are in
+        half precision.
+
+    Raises:
+        SecateurError: the loss is NaN or infinite, or does not depend on a layer.
+    """
+    weights = [layer.weight for layer in layers]
+    with differentiable(model, weights):
+        with torch.autocast(weights[0].device.type, torch.bfloat16, enabled=bfloat16):
+            outputs = task.forward(model, batch)
+        loss = task.losses(outputs.float() if bfloat16 else outputs, batch.targets).mean()
+        value = float(loss.detach())
+        if value != value or abs(value) == float("inf"):
+            raise SecateurError(
+                f"the loss is NaN or infinite in a batch of {batch.size} calibration samples: "
+                "check the inputs and their normalisation, and the weights."
+            )
+        found = torch.autograd.grad(loss, weights, allow_unused=True) if loss.requires_grad else ()
+    for layer, gradient in zip(layers, found or [None] * len(layers), strict=True):
+        if gradient is None:
+            raise SecateurError(
+                f"layer '{layer.name}' does not affect the loss: exclude it, for example "
+                f'exclude = ["{layer.name}"].'
+            )
+    half = (torch.float16, torch.bfloat16)
+    gradients = [g.float() if g.dtype in half else g for g in found]
+    return value, {layer.name: g for layer, g in zip(layers, gradients, strict=True)}

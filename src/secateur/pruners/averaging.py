@@ -1,0 +1,258 @@
+"""Stages of averaged gradients: every mini-batch moves the score of every weight."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from secateur.core.errors import SecateurError
+from secateur.core.mask import Mask
+from secateur.core.modes import has_fast_bfloat16
+from secateur.pruners.batches import Batches
+from secateur.pruners.guard import judged
+from secateur.pruners.pruner import Outcome, State
+from secateur.pruners.session import Session, keep_best
+
+Unit = Literal["batch", "first"]
+Anneal = Literal["linear", "cosine", "constant"]
+
+_ANNEALED: dict[str, Callable[[float], float]] = {
+    "linear": lambda progress: 1 - progress,
+    "cosine": lambda progress: 0.5 + 0.5 * math.cos(math.pi * progress),
+    "constant": lambda _: 1.0,
+}
+# A mini-batch is this share of the pool at most, so that its noise differs from step to step.
+_SHARE = 16
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """Moves the scores of all weights by averaged gradients; the mask keeps the best of each group.
+
+    With w0 the reference weights, m the mask of the highest scores s in each group, and g the
+    mean gradient of a mini-batch at the weights m * w0:
+
+        v = w0 * g / c,   u <- b u + (1 - b) v,   s <- (1 - f) s - e h u
+
+    b is the momentum, f what is forgotten, e the rate, and h falls from 1 to 0 over the time
+    there is. -w0 g is what the loss gains, to first order, by a weight of its full size rather than
+    none, whether it is kept or not, so that s sums up the evidence for keeping it. The mask is the exact
+    minimiser of the sum of all linear models seen so far over the budget's masks, under a proximal term
+    (dual averaging: Nesterov 2009; Xiao 2010), and of a block problem over the whole network with
+    B = 0. Gradients at m * w0 that move a score beside it are a straight-through estimator (Bengio
+    et al. 2013, arXiv:1308.3432; for masks Ramanujan et al. 2020, arXiv:1911.13299).
+
+    Scores begin at the one-shot scores over their mean size. The unit c makes the rate a number
+    without unit:
+
+    - ``"batch"``: the mean of |w0 g| over the weights that compete (each layer's, or the network's
+      where one group spans it), anew for each mini-batch, so that neither the first gradients, which
+      are large, nor the layers with large gradients lead the others;
+    - ``"first"``: the mean of |w0 g| over the network in the first mini-batch, once for all, as in plain
+      stochastic gradient descent.
+
+    Memory beyond the model, its reference weights and autograd's graph: four numbers a weight
+    and one gradient, in float32 (float64 for a model in float64).
+
+    Attributes:
+        rate: e > 0, in mean scores a mini-batch.
+        momentum: b, in [0, 1).
+        forget: f, in [0, 1).
+        unit: c, as above.
+        anneal: how h falls with the share of the time spent: ``"linear"``, ``"cosine"``, ``"constant"``.
+        samples: in a mini-batch; None = 500, or a sixteenth of the data where that is less.
+        length: mini-batches in a stage, at the end of which the guard samples are looked at.
+        horizon: mini-batches in all, for a run without a budget.
+        bfloat16: multiply matrices in bfloat16; None = where the hardware does so faster and the
+            weights are in float32. Noise of mini-batches hides the rounding.
+
+    Raises:
+        SecateurError: a number out of range.
+    """
+
+    rate: float = 0.05
+    momentum: float = 0.9
+    forget: float = 1e-3
+    unit: Unit = "batch"
+    anneal: Anneal = "linear"
+    samples: int | None = None
+    length: int = 50
+    horizon: int = 2000
+    bfloat16: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if not self.rate > 0:
+            raise SecateurError(f"the rate of averaging must be positive, not {self.rate}.")
+        for name in ("momentum", "forget"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SecateurError(f"{name} must lie in [0, 1), not {getattr(self, name)}.")
+        for name in ("samples", "length", "horizon"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SecateurError(f"{name} of averaging must be at least 1, not {value}.")
+
+    def begin(
+        self,
+        session: Session,
+        batches: Batches,
+        mask: Mask,
+        scores: Mapping[str, Tensor],
+        frozen: Mapping[str, Tensor],
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Give the first scores and velocities.
+
+        Args:
+            session: what to work with; the model's weights are those of the mask.
+            batches: where the samples come from.
+            mask: the one-shot mask.
+            scores: what it was drawn by.
+            frozen: weights that never change.
+
+        Returns:
+            s, infinite for frozen weights, and u = 0, by layer.
+        """
+        first: dict[str, Tensor] = {}
+        for names in self._rivals(session, list(scores)):
+            size = _mean_size([scores[name] for name in names])
+            first |= {name: scores[name].to(_width(scores[name])) / size for name in names}
+        if self.unit == "first":  # the gradients' unit is put into the scores, once
+            pool, _ = batches.split(session.task.size("calibration"), session.seed)
+            index, _ = batches.draws(pool, session.seed, (0, 0), self._size(pool.numel()), 1)
+            sensitivity = self._sensitivity(session, index[0])[1]
+            unit = _mean_size(list(sensitivity.values()))
+            first = {name: score * unit for name, score in first.items()}
+        for name, score in first.items():
+            sure = torch.where(mask[name], torch.inf, -torch.inf).to(score)
+            first[name] = torch.where(frozen[name], sure, score) if name in frozen else score
+        return first, {name: torch.zeros_like(score) for name, score in first.items()}
+
+    def progress(self, session: Session, state: State, at: int = 0, share: float = 1.0) -> float:
+        """Say what part of its time averaging has used.
+
+        Args:
+            session: knows the budget of the run.
+            state: the state before the stage.
+            at: mini-batches done in the stage.
+            share: of the run's budget that is for averaging.
+
+        Returns:
+            From 0; 1 or more when it is over.
+        """
+        spent = session.progress(state.step + at / self.length)
+        done = (state.step * self.length + at) / self.horizon
+        return done if spent is None else spent / share
+
+    def stage(
+        self, session: Session, state: State, batches: Batches, share: float = 1.0
+    ) -> tuple[State, Outcome]:
+        """Go through some mini-batches, then look at the guard samples.
+
+        Args:
+            session: what to work with.
+            state: the state before.
+            batches: where the samples come from.
+            share: of the run's budget that is for averaging.
+
+        Returns:
+            The state after, and what happened.
+        """
+        pool, guard = batches.split(session.task.size("calibration"), session.seed)
+        size = self._size(pool.numel())
+        draws, cursor = batches.draws(pool, session.seed, state.cursor, size, self.length)
+        scores, velocity = _copied(state.scores), _copied(state.velocity)
+        losses: list[float] = []
+        for at, index in enumerate(draws):
+            progress = self.progress(session, state, at, share)
+            if losses and progress >= 1:
+                break
+            self._project(session, scores)
+            loss, sensitivity = self._sensitivity(session, index)
+            losses.append(loss)
+            rate = self.rate * state.rate * _ANNEALED[self.anneal](min(1.0, progress))
+            with session.timed("select"):
+                self._move(session, scores, velocity, sensitivity, rate)
+        mask = self._project(session, scores)
+        held = session.losses(session.batch(guard)) if guard.numel() else None
+        after = replace(
+            judged(state, mask, held),
+            mask=mask,
+            step=state.step + 1,
+            cursor=cursor,
+            scores=scores,
+            velocity=velocity,
+        )
+        return after, Outcome(
+            predicted=None,
+            measured=None,
+            loss=sum(losses) / len(losses),
+            guard=after.guard,
+            flips=mask.layer_flips(state.mask),
+            blocks=0,
+            samples=size * len(losses),
+            ridge=state.region.ridge,
+            accepted=True,
+            phase="averaging",
+        )
+
+    def _size(self, pool: int) -> int:
+        """Give the samples of a mini-batch."""
+        return min(pool, self.samples or max(1, min(500, pool // _SHARE)))
+
+    def _rivals(self, session: Session, names: list[str]) -> list[list[str]]:
+        """Give the layers whose weights compete with one another."""
+        return [names] if session.budget.grouping == "global" else [[name] for name in names]
+
+    def _project(self, session: Session, scores: dict[str, Tensor]) -> Mask:
+        """Keep the best of each group, and write that to the model."""
+        with session.timed("select"):
+            mask = keep_best(scores, session.budget)
+            session.network.write(mask)
+        return mask
+
+    def _sensitivity(self, session: Session, index: Tensor) -> tuple[float, dict[str, Tensor]]:
+        """Give the loss of a mini-batch, and w0 * g by layer."""
+        reference = session.network.reference
+        fast = self.bfloat16
+        if fast is None:
+            single = all(weight.dtype == torch.float32 for weight in reference.values())
+            fast = single and has_fast_bfloat16(session.network.device)
+        loss, gradients = session.gradient(index, fast)
+        return loss, {name: gradient.mul_(reference[name]) for name, gradient in gradients.items()}
+
+    def _move(
+        self,
+        session: Session,
+        scores: dict[str, Tensor],
+        velocity: dict[str, Tensor],
+        sensitivity: dict[str, Tensor],
+        rate: float,
+    ) -> None:
+        """Move velocities and scores by one mini-batch, in place."""
+        for names in self._rivals(session, list(scores)):
+            pieces = [sensitivity[name] for name in names]
+            unit = _mean_size(pieces) if self.unit == "batch" else 1.0
+            for name, piece in zip(names, pieces, strict=True):
+                velocity[name].mul_(self.momentum).add_(piece.mul_((1 - self.momentum) / unit))
+                scores[name].mul_(1 - self.forget).add_(velocity[name], alpha=-rate)
+
+
+def _width(tensor: Tensor) -> torch.dtype:
+    """Give the type that sums are kept in."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _mean_size(tensors: list[Tensor]) -> Tensor:
+    """Give the mean absolute value of several tensors together; the least positive number for zero."""
+    total = sum(tensor.abs().sum(dtype=_width(tensor)) for tensor in tensors)
+    assert isinstance(total, Tensor)
+    mean = total / sum(tensor.numel() for tensor in tensors)
+    return mean.clamp(min=torch.finfo(mean.dtype).tiny)
+
+
+def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors by name: a step never changes the state it was given."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}
