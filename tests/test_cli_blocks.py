@@ -34,6 +34,7 @@ ONE_BLOCK = ICBS(
     stage=Stage(blocks=1, block_size=12, multiplier=1.0),
     batches=Batches(size=32),
     trust=Trust(ridge=0.0, adapt=False),  # without it the objective is the predicted change
+    share=0.0,
 )
 
 

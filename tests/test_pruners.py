@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from secateur import ICBS, Classification, OneShot, SecateurError, prune
+from secateur import ICBS, Classification, LearnedMask, OneShot, SecateurError, prune
 from secateur.allocation import ERK, Global, SpareOutput, Uniform
 from secateur.core.limit import Limit
 from secateur.core.seeds import generator
 from secateur.curvature import EmpiricalFisher, Fisher, GaussNewton, Hessian, MeanGradient
-from secateur.pruners import Batches, Network, Session, Stage, Trust
+from secateur.pruners import Averaging, Batches, Network, Session, Stage, Trust
 from secateur.scores import Gradient, Magnitude, Random, Wanda
 from secateur.selection import (
     AllLayers,
@@ -31,10 +31,13 @@ SMALL = ICBS(
     stage=Stage(blocks=6, block_size=16, multiplier=1.0),
     batches=Batches(size=32),
     trust=Trust(fraction=1.0),  # else these small networks allow two flips a stage
+    share=0.0,  # blocks alone
 )
 STEPWISE = replace(
     ICBS.published(), solver=Swaps(), stage=Stage(1, 16, 8, 0.75), batches=Batches(20, guard=0)
 )
+AVERAGED = ICBS(averaging=Averaging(length=3))
+LEARNED = LearnedMask(averaging=Averaging(length=3, unit="first"))
 
 
 def start_of(pruner, net, density=0.5, grouping="layer", allocation=None, seed=0):
@@ -46,7 +49,9 @@ def start_of(pruner, net, density=0.5, grouping="layer", allocation=None, seed=0
 
 
 @pytest.mark.parametrize("make", [networks.mlp, networks.shared_weight, networks.positions, networks.frozen])
-@pytest.mark.parametrize("pruner", [SMALL, STEPWISE], ids=["stages", "published"])
+@pytest.mark.parametrize(
+    "pruner", [SMALL, STEPWISE, AVERAGED, LEARNED], ids=["stages", "published", "averaging", "learned"]
+)
 def test_kept_weights_are_the_trained_ones_bit_for_bit_and_nothing_else_changes(make, pruner):
     net = make()
     before = {k: v.clone() for k, v in net.model.state_dict().items()}
@@ -63,7 +68,9 @@ def test_kept_weights_are_the_trained_ones_bit_for_bit_and_nothing_else_changes(
 
 
 @pytest.mark.parametrize("grouping", ["layer", "output", "input", "global"])
-@pytest.mark.parametrize("pruner", [SMALL, STEPWISE], ids=["stages", "published"])
+@pytest.mark.parametrize(
+    "pruner", [SMALL, STEPWISE, AVERAGED, LEARNED], ids=["stages", "published", "averaging", "learned"]
+)
 def test_every_step_conserves_every_group_and_is_logged_right(grouping, pruner):
     net = networks.mlp()
     session, state = start_of(pruner, net, grouping=grouping)
@@ -181,10 +188,12 @@ def trained_digits() -> tuple[nn.Module, Classification]:
 @pytest.mark.parametrize(
     ("pruner", "steps", "factor"),
     [
-        (ICBS(stage=Stage(blocks=8, block_size=128)), "12steps", 0.7),
+        (ICBS(), "6steps", 0.6),
+        (LearnedMask(), "6steps", 0.6),
+        (ICBS(stage=Stage(blocks=8, block_size=128), share=0.0), "12steps", 0.7),
         (replace(ICBS.published(), solver=Greedy(), stage=Stage(1, 256, 128, 0.75)), "30steps", 0.95),
     ],
-    ids=["stages", "published"],
+    ids=["averaging", "learned", "blocks", "published"],
 )
 def test_icbs_beats_its_start_and_the_other_scores_on_digits(pruner, steps, factor):
     losses = {}

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import nn
 
-from secateur import ICBS, Classification, Mask, OneShot, SecateurError, prune
+from secateur import ICBS, Classification, LearnedMask, Mask, OneShot, SecateurError, prune
 from secateur.core.limit import Limit
-from secateur.pruners import Batches, Stage, Trust
+from secateur.pruners import Averaging, Batches, Stage, Trust
 from secateur.runs import RunFolder
 from secateur.runs.clock import Clock
 from secateur.runs.prune import _check
@@ -24,8 +24,11 @@ from secateur.scores import Gradient
 from secateur.solvers import Swaps
 from secateur.testing import networks
 
-STAGES = ICBS(solver=Swaps(), stage=Stage(blocks=3, block_size=16), batches=Batches(size=40))
+STAGES = ICBS(solver=Swaps(), stage=Stage(blocks=3, block_size=16), batches=Batches(size=40), share=0.0)
 STEPS = replace(ICBS.published(), solver=Swaps(), stage=Stage(1, 16, 8, 0.75), batches=Batches(20, guard=0))
+# Half the run averages gradients, the other half exchanges blocks.
+BOTH = replace(STAGES, averaging=Averaging(length=3), share=0.5)
+LEARNED = LearnedMask(averaging=Averaging(length=3, unit="first"))
 
 
 def go(out=None, pruner=STAGES, steps=8, **more):
@@ -68,7 +71,9 @@ class Crash(BaseException):
     """A stand-in for kill -9: nothing below handles it."""
 
 
-@pytest.mark.parametrize("pruner", [STAGES, STEPS], ids=["stages", "published"])
+@pytest.mark.parametrize(
+    "pruner", [STAGES, STEPS, BOTH, LEARNED], ids=["stages", "published", "both", "learned"]
+)
 @pytest.mark.parametrize("at", ["started", "evaluated", 1, 4, 7])
 def test_resume_equals_uninterrupted(tmp_path, pruner, at, monkeypatch):
     monkeypatch.setattr(RunFolder, "discard_unless_begun", lambda self: None)  # kill -9 tidies nothing

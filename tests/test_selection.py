@@ -223,6 +223,19 @@ def test_gauss_southwell_is_the_decrease_by_a_single_flip():
             assert float(gain[i, j]) == pytest.approx(-problem.value(~pruned), abs=1e-12)
 
 
+def test_the_rules_of_gauss_southwell_differ_in_the_curvature_they_use():
+    draw = generator(2, "case")
+    weight, gradient = (torch.randn(3, 4, generator=draw, dtype=torch.float64) for _ in range(2))
+    diagonal = torch.rand(3, 4, generator=draw, dtype=torch.float64)
+    here = view(torch.rand(3, 4, generator=draw) > 0.5, weight, gradient=gradient, diagonal=diagonal)
+    step = torch.where(here.mask, -weight, weight)
+    gains = {rule: GaussSouthwell(rule).gain(here) for rule in ("gradient", "diagonal", "lipschitz")}
+    assert torch.allclose(gains["gradient"], -gradient * step)
+    assert torch.allclose(gains["gradient"] - gains["diagonal"], 0.5 * diagonal * step.square())
+    assert torch.allclose(gains["gradient"] - gains["lipschitz"], 0.5 * diagonal.max() * step.square())
+    assert bool((gains["lipschitz"] <= gains["diagonal"]).all())  # the worse the bound, the less is promised
+
+
 @pytest.mark.parametrize(("pruned", "kept"), [(0.0, 0.0), (1.0, 1.0), (0.5, 0.25), (0.0, 1.0)])
 def test_fixed_freezes_exactly_the_surest(pruned, kept):
     scores = torch.tensor([[0.1, 0.9, 0.2, 0.8], [0.3, 0.7, 0.4, 0.6]])

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -73,11 +73,11 @@ class Averaging:
         SecateurError: a number out of range.
     """
 
-    rate: float = 0.05
+    rate: float = 0.03
     momentum: float = 0.9
     forget: float = 1e-3
     unit: Unit = "batch"
-    anneal: Anneal = "linear"
+    anneal: Anneal = "cosine"
     samples: int | None = None
     length: int = 50
     horizon: int = 2000
@@ -94,6 +94,11 @@ class Averaging:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SecateurError(f"{name} of averaging must be at least 1, not {value}.")
+        for name, words in (("unit", get_args(Unit)), ("anneal", tuple(_ANNEALED))):
+            if getattr(self, name) not in words:
+                raise SecateurError(
+                    f"{name} of averaging is one of {', '.join(words)}, not '{getattr(self, name)}'."
+                )
 
     def begin(
         self,
@@ -129,6 +134,19 @@ class Averaging:
             sure = torch.where(mask[name], torch.inf, -torch.inf).to(score)
             first[name] = torch.where(frozen[name], sure, score) if name in frozen else score
         return first, {name: torch.zeros_like(score) for name, score in first.items()}
+
+    def least_samples(self, session: Session, batches: Batches) -> int:
+        """Say how many samples a stage passes through the model at the least.
+
+        Args:
+            session: what to work with.
+            batches: where the samples come from.
+
+        Returns:
+            Those of a mini-batch and of the guard.
+        """
+        pool, guard = batches.split(session.task.size("calibration"), session.seed)
+        return self._size(pool.numel()) + guard.numel()
 
     def progress(self, session: Session, state: State, at: int = 0, share: float = 1.0) -> float:
         """Say what part of its time averaging has used.

@@ -69,7 +69,7 @@ class ICBS(Pruner):
     batches: Batches = field(default_factory=Batches)
     trust: Trust = field(default_factory=Trust)
     averaging: Averaging = field(default_factory=Averaging)
-    share: float = 0.9
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         """Check the share."""
@@ -100,9 +100,16 @@ class ICBS(Pruner):
         """Without a trust region nothing tells convergence: ten epochs of 300 steps, as published."""
         return Limit() if self.trust.adapt else Limit(steps=3000)
 
-    def warm_up(self) -> None:
-        """Have the solver's kernels compiled."""
-        self.solver.warm_up(self.stage.block_size)
+    def warm_up(self, limit: Limit | None = None) -> None:
+        """Have the solver's kernels compiled, unless averaging will take up the whole budget."""
+        if self.share < 1 or limit is None or limit == Limit():
+            self.solver.warm_up(self.stage.block_size)
+
+    def least_samples(self, session: Session, state: State) -> int:
+        """Say how many samples the next stage passes through the model at the least."""
+        if self._averages(session, state):
+            return self.averaging.least_samples(session, self.batches)
+        return state.samples
 
     def start(self, session: Session) -> State:
         """Draw the one-shot mask and freeze the surest weights.
@@ -146,9 +153,13 @@ class ICBS(Pruner):
         Returns:
             The state after, and what happened.
         """
-        if self.share > 0 and self.averaging.progress(session, state, share=self.share) < 1:
+        if self._averages(session, state):
             return self.averaging.stage(session, state, self.batches, self.share)
         return self._exchange(session, state)
+
+    def _averages(self, session: Session, state: State) -> bool:
+        """Say whether the next stage is one of averaged gradients."""
+        return self.share > 0 and self.averaging.progress(session, state, share=self.share) < 1
 
     def _exchange(self, session: Session, state: State) -> tuple[State, Outcome]:
         """Exchange blocks on one linearisation, measure, and keep or undo."""

@@ -30,12 +30,16 @@ class LearnedMask(Pruner):
     """
 
     init: Score = field(default_factory=Magnitude)
-    averaging: Averaging = field(default_factory=lambda: Averaging(forget=0.0, unit="first", anneal="cosine"))
+    averaging: Averaging = field(default_factory=lambda: Averaging(rate=0.05, forget=0.0, unit="first"))
     guard: int | None = None
 
     @property
     def _batches(self) -> Batches:
         return Batches(guard=self.guard)
+
+    def least_samples(self, session: Session, state: State) -> int:
+        """Say how many samples the next stage passes through the model at the least."""
+        return self.averaging.least_samples(session, self._batches)
 
     def start(self, session: Session) -> State:
         """Draw the one-shot mask.

@@ -168,9 +168,25 @@ class Pruner(ABC):
         """How long a run goes on where the user sets no bound: until it says it is done."""
         return Limit()
 
-    def warm_up(self) -> None:
-        """Compile what has to be compiled, before any clock runs."""
+    def warm_up(self, limit: Limit | None = None) -> None:
+        """Compile what has to be compiled, before any clock runs.
+
+        Args:
+            limit: of the run, where it says what will not be needed.
+        """
         return
+
+    def least_samples(self, session: Session, state: State) -> int:
+        """Say how many samples the next step passes through the model at the least.
+
+        Args:
+            session: what to work with.
+            state: the state before it.
+
+        Returns:
+            The number: of its batch, by default.
+        """
+        return state.samples
 
     @abstractmethod
     def start(self, session: Session) -> State:

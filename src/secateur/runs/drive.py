@@ -109,7 +109,7 @@ class Drive:
 
     def _warm_up(self) -> None:
         begin = time.perf_counter()
-        self.pruner.warm_up()
+        self.pruner.warm_up(self.limit)
         self._compiling = time.perf_counter() - begin
 
     def _started(self, step: int) -> None:
@@ -204,7 +204,8 @@ class Drive:
         while not state.done:
             if self.stop():
                 return "interrupted", state
-            if (steps is not None and state.step >= steps) or self.clock.lacks(self._least * state.samples):
+            least = self._least * self.pruner.least_samples(self.session, state)
+            if (steps is not None and state.step >= steps) or self.clock.lacks(least):
                 return "budget", state
             before = self.session.seconds.copy()
             state, outcome = self.pruner.step(self.session, state)

@@ -1,14 +1,18 @@
 """Weights whose flip the quadratic model likes best."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from secateur.core.errors import SecateurError, nearest
 from secateur.core.registry import register
 from secateur.core.selector import LayerView, Selector
 from secateur.core.signal import Signal
+
+Rule = Literal["diagonal", "lipschitz", "gradient"]
 
 
 @register("selector", "gauss-southwell")
@@ -18,11 +22,29 @@ class GaussSouthwell(Selector):
 
     With d = w0 for a pruned weight and -w0 for a kept one,
 
-        gain = -(a g d + 1/2 h d^2 + r d^2 s),   h = diag(H),
+        gain = -(a g d + 1/2 c d^2 + r d^2 s)
 
     s = 1 for a weight as it was where the step was linearised, and -1 for one that the step
-    has flipped already (Nutini et al. 2022, arXiv:1712.08859, the rule GS-Q for flips).
+    has flipped already. The rules differ in the curvature c of a weight (Nutini et al. 2022,
+    arXiv:1712.08859; a flip's length is given, so that each is the decrease under its bound):
+
+    - ``"diagonal"``: its own, diag(H) (GSD);
+    - ``"lipschitz"``: the largest of its layer (GSL, with one constant a layer);
+    - ``"gradient"``: none, the first order alone (GS).
+
+    Attributes:
+        rule: one of these.
+
+    Raises:
+        SecateurError: there is no such rule.
     """
+
+    rule: Rule = "diagonal"
+
+    def __post_init__(self) -> None:
+        """Check the rule."""
+        if self.rule not in get_args(Rule):
+            raise SecateurError(f"there is no rule '{self.rule}': {nearest(self.rule, get_args(Rule))}")
 
     @property
     def needs(self) -> frozenset[Signal]:
@@ -32,7 +54,13 @@ class GaussSouthwell(Selector):
     def gain(self, view: LayerView) -> Float[Tensor, "o i"]:
         """Predict the decrease of the loss by each flip."""
         gradient = view.linearisation.gradient(view.name)
-        diagonal = view.linearisation.diagonal(view.name)
         step = torch.where(view.mask, -view.reference, view.reference)
         away = view.ridge * torch.where(view.mask == view.anchor, 1, -1).to(step)
-        return -(view.multiplier * gradient * step + (0.5 * diagonal + away) * step.square())
+        return -(view.multiplier * gradient * step + (0.5 * self._curvature(view) + away) * step.square())
+
+    def _curvature(self, view: LayerView) -> Tensor:
+        """Give c, for each weight or for all of a layer."""
+        if self.rule == "gradient":
+            return view.reference.new_zeros(())
+        diagonal = view.linearisation.diagonal(view.name)
+        return diagonal if self.rule == "diagonal" else diagonal.max()

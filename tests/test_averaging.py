@@ -1,0 +1,336 @@
+"""Averaged gradients: the formula, its invariances, and what the guard samples decide."""
+
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from secateur import ICBS, Classification, LearnedMask, Mask, SecateurError, prune
+from secateur.allocation import Global, Uniform
+from secateur.capture import mean_gradient
+from secateur.core.layer import find_layers
+from secateur.core.limit import Limit
+from secateur.core.modes import has_fast_bfloat16
+from secateur.pruners import Averaging, Batches, Network, Session, State
+from secateur.pruners.guard import judged
+from secateur.pruners.session import keep_best
+from secateur.runs.clock import Clock
+from secateur.selection import Fixed, GaussSouthwell
+from secateur.testing import networks
+
+BATCHES = Batches(guard=10)
+
+
+def session_of(net, density=0.5, grouping="layer", progress=None):
+    """Give a session as a run would."""
+    network = Network(net.model)
+    allocation = Global() if grouping == "global" else Uniform()
+    session = Session(network, net.task, allocation.budget(network.shapes, density, grouping), seed=0)
+    if progress is not None:
+        session.progress = progress
+    return session
+
+
+def begun(session, averaging):
+    """Give the state before the first stage, the start by magnitude."""
+    sizes = {name: weight.abs() for name, weight in session.network.reference.items()}
+    mask = keep_best(sizes, session.budget)
+    session.network.write(mask)
+    scores, velocity = averaging.begin(session, BATCHES, mask, sizes, {})
+    return State(mask, mask, mask, scores=scores, velocity=velocity)
+
+
+def autograd(model, task, index, weights):
+    """Differentiate the mean loss by plain autograd, at the weights given."""
+    batch = task.batch("calibration", index, torch.device("cpu"))
+    names = [f"{name}.weight" for name in weights]
+    leaves = [weight.clone().requires_grad_(True) for weight in weights.values()]
+    outputs = torch.func.functional_call(model, dict(zip(names, leaves, strict=True)), (batch.inputs,))
+    loss = nn.functional.cross_entropy(outputs, batch.targets)
+    return dict(zip(weights, torch.autograd.grad(loss, leaves), strict=True))
+
+
+@pytest.mark.parametrize("grouping", ["layer", "output", "input", "global"])
+@pytest.mark.parametrize("unit", ["batch", "first"])
+@pytest.mark.parametrize("anneal", ["linear", "cosine", "constant"])
+def test_a_stage_follows_the_formula(grouping, unit, anneal):
+    """Recompute four mini-batches by plain autograd and sorting."""
+    net = networks.mlp()
+    averaging = Averaging(0.3, 0.7, 0.1, unit, anneal, samples=9, length=4)
+    session = session_of(net, grouping=grouping, progress=lambda steps: 0.9 * steps)
+    state = begun(session, averaging)
+    pool, _ = BATCHES.split(net.task.size("calibration"), 0)
+    draws, _ = BATCHES.draws(pool, 0, (0, 0), 9, 4)
+    reference = session.network.reference
+    rivals = [list(reference)] if grouping == "global" else [[name] for name in reference]
+
+    def mean_size(tensors):
+        return torch.cat([t.reshape(-1) for t in tensors]).abs().mean()
+
+    scores = {}
+    for names in rivals:
+        size = mean_size([reference[n] for n in names])
+        scores |= {n: reference[n].abs() / size for n in names}
+    mask = state.mask
+    if unit == "first":
+        kept = {n: w * mask[n] for n, w in reference.items()}
+        first = autograd(net.model, net.task, draws[0], kept)
+        unit_size = mean_size([first[n] * w for n, w in reference.items()])
+        scores = {n: s * unit_size for n, s in scores.items()}
+    velocity = {n: torch.zeros_like(s) for n, s in scores.items()}
+    for at, index in enumerate(draws):
+        mask = keep_best(scores, session.budget)
+        gradients = autograd(net.model, net.task, index, {n: w * mask[n] for n, w in reference.items()})
+        h = 0.9 * at / 4
+        h = {"linear": 1 - h, "cosine": (1 + torch.tensor(torch.pi * h).cos().item()) / 2, "constant": 1}[
+            anneal
+        ]
+        for names in rivals:
+            v = {n: gradients[n] * reference[n] for n in names}
+            c = mean_size(list(v.values())) if unit == "batch" else 1.0
+            for n in names:
+                velocity[n] = 0.7 * velocity[n] + 0.3 * v[n] / c
+                scores[n] = 0.9 * scores[n] - 0.3 * h * velocity[n]
+    after, outcome = averaging.stage(session, state, BATCHES)
+    for n in scores:
+        assert torch.allclose(after.scores[n], scores[n], rtol=1e-5, atol=1e-9 if unit == "batch" else 1e-7)
+        assert torch.allclose(after.velocity[n], velocity[n], rtol=1e-5, atol=1e-7)
+    assert after.mask.same_as(keep_best(scores, session.budget))
+    assert session.network.holds(after.mask)
+    assert (outcome.samples, outcome.phase, outcome.predicted) == (36, "averaging", None)
+    assert outcome.flips == after.mask.layer_flips(state.mask)
+
+
+def test_the_mask_minimises_the_sum_of_the_linear_models():
+    """Dual averaging, by brute force: no mask of the budget has a lower sum of models and proximal term."""
+    draw = torch.Generator().manual_seed(0)
+    start = torch.rand(1, 8, generator=draw, dtype=torch.float64)
+    models = torch.randn(5, 8, generator=draw, dtype=torch.float64)
+    score = start - 0.1 * models.sum(0)
+    net = networks.mlp()
+    session = session_of(net)
+    budget = replace(session.budget, shapes={"a": (1, 8)}, kept=torch.tensor([3]))
+    mask = keep_best({"a": score}, budget)["a"][0]
+
+    def objective(kept):
+        chosen = list(kept)
+        return 0.1 * float(models.sum(0)[chosen].sum()) - float(start[0, chosen].sum())
+
+    best = min(combinations(range(8), 3), key=objective)
+    assert mask.nonzero().squeeze(1).tolist() == list(best)
+
+
+@dataclass(frozen=True)
+class Scaled(Classification):
+    """A task whose loss is in other units."""
+
+    factor: float = 1.0
+
+    def losses(self, outputs, targets):
+        return self.factor * super().losses(outputs, targets)
+
+
+@pytest.mark.parametrize("unit", ["batch", "first"])
+@pytest.mark.parametrize("scale", [1e-3, 37.0])
+def test_the_unit_of_the_loss_does_not_matter(unit, scale):
+    """A loss in other units, a mean rather than a sum say, leads to the same masks."""
+    masks = []
+    for factor in (1.0, scale):
+        net = networks.mlp()
+        net = replace(net, task=Scaled(net.task.samples, factor))
+        averaging = Averaging(length=5, unit=unit)
+        session = session_of(net)
+        masks.append(averaging.stage(session, begun(session, averaging), BATCHES)[0].mask)
+    assert masks[0].same_as(masks[1])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [networks.mlp, networks.shared_weight, networks.positions, networks.frozen, networks.inplace_relu],
+)
+def test_the_mean_gradient_is_that_of_autograd_and_leaves_no_trace(make):
+    net = make()
+    layers = find_layers(net.model)
+    index = torch.arange(20)
+    batch = net.task.batch("calibration", index, torch.device("cpu"))
+    before = [(p.requires_grad, p.grad) for p in net.model.parameters()]
+    net.model.train()
+    loss, gradients = mean_gradient(net.model, net.task, batch, layers)
+    assert net.model.training
+    assert [(p.requires_grad, p.grad) for p in net.model.parameters()] == before
+    net.model.eval()
+    for layer in layers:
+        layer.weight.requires_grad_(True)
+    truth = net.task.losses(net.task.forward(net.model, batch), batch.targets).mean()
+    truths = torch.autograd.grad(truth, [layer.weight for layer in layers])
+    assert loss == pytest.approx(float(truth.detach()))
+    for layer, expected in zip(layers, truths, strict=True):
+        assert torch.allclose(gradients[layer.name], expected, rtol=1e-12, atol=1e-15)
+
+
+def test_bfloat16_changes_the_gradient_by_its_rounding_only():
+    net = networks.mlp(samples=200)
+    model = net.model.float()
+    layers = find_layers(model)
+    batch = net.task.batch("calibration", torch.arange(100), torch.device("cpu"))
+    batch = replace(batch, inputs=batch.inputs.float())
+    _, exact = mean_gradient(model, net.task, batch, layers)
+    _, coarse = mean_gradient(model, net.task, batch, layers, bfloat16=True)
+    for name, gradient in exact.items():
+        assert coarse[name].dtype == torch.float32
+        error = torch.linalg.vector_norm(coarse[name] - gradient)
+        assert 0 < error < 0.05 * torch.linalg.vector_norm(gradient)
+
+
+def test_fast_bfloat16_is_asked_of_the_hardware():
+    assert has_fast_bfloat16(torch.device("cpu")) in (True, False)
+    assert has_fast_bfloat16(torch.device("meta")) is False
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_averaging_on_a_gpu_beats_its_start():
+    net = networks.mlp(samples=200)
+    run = prune(net.model.float().cuda(), net.task, ICBS(), density=0.3, budget="4steps")
+    assert run.report["evaluation"]["pruned"]["loss"] < run.report["evaluation"]["start"]["loss"]
+
+
+def test_a_layer_that_does_not_matter_and_a_loss_that_is_nan_are_refused():
+    net = networks.dead_layer()
+    batch = net.task.batch("calibration", torch.arange(5), torch.device("cpu"))
+    with pytest.raises(SecateurError, match=r"does not affect the loss: exclude it"):
+        mean_gradient(net.model, net.task, batch, find_layers(net.model))
+    net = networks.mlp()
+    with torch.no_grad():
+        net.model[4].bias.fill_(torch.finfo(torch.float64).max)
+        net.model[4].weight.fill_(torch.finfo(torch.float64).max)
+    with pytest.raises(SecateurError, match="NaN or infinite"):
+        mean_gradient(net.model, net.task, batch, find_layers(net.model))
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_frozen_weights_stay_as_they_were(share):
+    net = networks.mlp(samples=200)
+    pruner = ICBS(
+        selector=Fixed(GaussSouthwell(), pruned=0.5, kept=0.5),
+        averaging=Averaging(rate=1.0, length=5),
+        share=share,
+    )
+    session = session_of(net, progress=lambda steps: steps / 6)
+    state = start = pruner.start(session)
+    for _ in range(6):
+        state, _ = pruner.step(session, state)
+    assert start.mask.flips(state.mask) > 0
+    assert any(bool(frozen.any()) for frozen in start.frozen.values())
+    for name, frozen in start.frozen.items():
+        assert torch.equal(state.mask[name][frozen], start.mask[name][frozen])
+
+
+def test_a_stage_does_not_change_the_state_it_was_given():
+    net = networks.mlp()
+    averaging = Averaging(length=3)
+    session = session_of(net)
+    state = begun(session, averaging)
+    before = {name: tensor.clone() for name, tensor in state.tensors().items()}
+    first, _ = averaging.stage(session, state, BATCHES)
+    again, _ = averaging.stage(session, state, BATCHES)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state.tensors().items())
+    assert all(torch.equal(first.scores[name], again.scores[name]) for name in first.scores)
+
+
+@pytest.mark.parametrize("pruner", [ICBS, LearnedMask])
+def test_without_a_budget_the_horizon_ends_averaging(pruner):
+    net = networks.mlp(samples=200)
+    steps = []
+    averaging = Averaging(horizon=12, length=4)
+    run = prune(net.model, net.task, pruner(averaging=averaging), density=0.5, listeners=[steps.append])
+    phases = [event.phase for event in steps if event.kind == "stepped"]
+    assert run.report["reason"] == "converged"
+    assert phases[:3] == ["averaging"] * 3
+    assert set(phases[3:]) == ({"blocks"} if phases[3:] else set())
+
+
+def held_state(guard=None, lowest=None):
+    """Give a state with a best mask of its own."""
+    mask = Mask({"a": torch.tensor([[True, False]])})
+    found = {} if lowest is None else {"guard": torch.tensor(lowest, dtype=torch.float64)}
+    return State(mask, mask, mask, guard=guard, best_guard=guard, lowest=found)
+
+
+def test_the_guard_decides_by_one_standard_error():
+    other = Mask({"a": torch.tensor([[False, True]])})
+    lowest = [1.0, 2.0, 3.0, 4.0]
+    # Worse by 0.1 on average, with a standard error of sqrt(0.0267) / 2 = 0.082: worse for sure.
+    worse = torch.tensor([1.3, 2.1, 3.1, 3.9], dtype=torch.float64)
+    assert judged(held_state(2.5, lowest), other, worse).best is not other
+    # Worse by 0.1 on average, with a standard error of 0.7 / 2: nobody can tell, and the later is taken.
+    unsure = torch.tensor([2.1, 1.3, 3.1, 3.9], dtype=torch.float64)
+    after = judged(held_state(2.5, lowest), other, unsure)
+    assert after.best is other
+    assert after.best_guard == pytest.approx(2.6)
+    assert after.lowest["guard"].tolist() == lowest  # the yardstick stays
+    lower = judged(held_state(2.5, lowest), other, worse - 0.5)
+    assert lower.best is other
+    assert lower.lowest["guard"].tolist() == (worse - 0.5).tolist()
+
+
+def test_before_anything_was_averaged_the_start_must_be_beaten():
+    other = Mask({"a": torch.tensor([[False, True]])})
+    high, low = torch.full((4,), 2.0), torch.full((4,), 0.5)
+    assert judged(held_state(1.0), other, high).best is not other
+    assert judged(held_state(1.0), other, low).best is other
+
+
+@pytest.mark.parametrize(("loss", "rate"), [(1.04, 1.0), (1.06, 0.5), (0.5, 1.0)])
+def test_a_stage_that_raised_the_guard_loss_halves_the_rate(loss, rate):
+    state = held_state(1.0)
+    assert judged(state, state.mask, torch.full((4,), loss)).rate == rate
+
+
+def test_without_a_guard_the_last_mask_is_the_best():
+    other = Mask({"a": torch.tensor([[False, True]])})
+    assert judged(held_state(1.0), other, None).best is other
+
+
+@settings(deadline=None)
+@given(st.integers(1, 30), st.integers(1, 12), st.integers(1, 8), st.integers(0, 3))
+def test_batches_in_a_row_are_those_drawn_one_by_one(pool, size, count, seed):
+    size = min(size, pool)
+    samples, cursor = torch.arange(pool) * 3, (0, 0)
+    together, end = Batches().draws(samples, seed, cursor, size, count)
+    for batch in together:
+        one, cursor = Batches().draw(samples, seed, cursor, size)
+        assert torch.equal(one, batch)
+        assert one.unique().numel() == size
+    assert cursor == end
+
+
+def test_the_clock_tells_the_share_of_the_budget_that_is_spent():
+    clock = Clock(Limit(steps=8))
+    assert [clock.progress(s) for s in (0.0, 2.0, 8.0)] == [0, 0.25, 1]
+    assert Clock(Limit()).progress(3.0) is None
+    clock = Clock(Limit(100.0), elapsed=40.0)
+    clock.began, clock.reserve = 10.0, 30.0
+    assert clock.progress(5.0) == pytest.approx(0.5, abs=0.01)
+    clock.reserve = 95.0  # nothing is left to spend
+    assert clock.progress(5.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"rate": 0.0}, {"rate": float("nan")}, {"momentum": 1.0}, {"forget": -0.1}, {"samples": 0},
+     {"length": 0}, {"horizon": 0}],
+    ids=str,
+)  # fmt: skip
+def test_numbers_out_of_range_are_refused(wrong):
+    with pytest.raises(SecateurError, match=next(iter(wrong))):
+        Averaging(**wrong)
+
+
+def test_a_share_out_of_range_is_refused():
+    with pytest.raises(SecateurError, match="share"):
+        ICBS(share=1.5)
