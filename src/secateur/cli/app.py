@@ -68,7 +68,7 @@ def _sentence(error: Exception) -> str:
 
 
 @app.command
-def demo(*, out: str = "runs/demo", seeds: int = 5, budget: str = "10s", quiet: Flag = False) -> int:
+def demo(*, out: str = "runs/demo", seeds: int = 5, budget: str = "2s", quiet: Flag = False) -> int:
     """Train small classifiers of handwritten digits, prune them by three methods, and compare.
 
     Args:
@@ -107,7 +107,7 @@ def prune(
     """Prune a trained network as a recipe says.
 
     Args:
-        words: a built-in recipe (digits, garment, garment-published), a TOML file, or a run folder.
+        words: a built-in recipe (`secateur recipes ls` lists them), a TOML file, or a run folder.
         density: fraction of the weights to keep, between 0 and 1.
         budget: such as 60s, 10min or 500steps: stop within it, and keep the best mask so far.
         seed: everything random follows from it.
