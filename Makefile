@@ -28,7 +28,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/installed
-	$(BIN)/python benchmarks/garment.py
+	$(BIN)/python benchmarks/frontier.py
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from garment import ROOT, refresh
+from common import ROOT, refresh, table
 from threadpoolctl import threadpool_limits
 
 from secateur.core.errors import SecateurError
@@ -211,11 +211,6 @@ def small(seeds: int) -> list[str]:
             row.append(f"{statistics.mean(gaps):.2f} ({max(gaps):.2f}), {time_taken}")
         print(title, {name: row[-1] for name, row in cells.items()}, flush=True)
     return table(["gap, % mean (worst), and time", *titles], [[name, *row] for name, row in cells.items()])
-
-
-def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """Write a table in Markdown."""
-    return ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rows)]
 
 
 LARGE_CASES: dict[str, Callable[[], BlockProblem]] = {

@@ -1,6 +1,7 @@
 """Averaged gradients: the formula, its invariances, and what the guard samples decide."""
 
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import pytest
@@ -15,11 +16,14 @@ from secateur.capture import mean_gradient
 from secateur.core.layer import find_layers
 from secateur.core.limit import Limit
 from secateur.core.modes import has_fast_bfloat16
-from secateur.pruners import Averaging, Batches, Network, Session, State
+from secateur.pruners import Averaging, Batches, Network, Session, Stage, State
 from secateur.pruners.guard import judged
 from secateur.pruners.session import keep_best
+from secateur.runs.checkpoint import read_checkpoint, write_checkpoint
 from secateur.runs.clock import Clock
+from secateur.scores import Magnitude
 from secateur.selection import Fixed, GaussSouthwell
+from secateur.solvers import Swaps
 from secateur.testing import networks
 
 BATCHES = Batches(guard=10)
@@ -106,22 +110,23 @@ def test_a_stage_follows_the_formula(grouping, unit, anneal):
 
 
 def test_the_mask_minimises_the_sum_of_the_linear_models():
-    """Dual averaging, by brute force: no mask of the budget has a lower sum of models and proximal term."""
-    draw = torch.Generator().manual_seed(0)
-    start = torch.rand(1, 8, generator=draw, dtype=torch.float64)
-    models = torch.randn(5, 8, generator=draw, dtype=torch.float64)
-    score = start - 0.1 * models.sum(0)
+    """Dual averaging, by brute force: no mask has a lower sum of models and proximal term."""
     net = networks.mlp()
-    session = session_of(net)
-    budget = replace(session.budget, shapes={"a": (1, 8)}, kept=torch.tensor([3]))
-    mask = keep_best({"a": score}, budget)["a"][0]
-
-    def objective(kept):
-        chosen = list(kept)
-        return 0.1 * float(models.sum(0)[chosen].sum()) - float(start[0, chosen].sum())
-
-    best = min(combinations(range(8), 3), key=objective)
-    assert mask.nonzero().squeeze(1).tolist() == list(best)
+    averaging = Averaging(0.2, 0.0, 0.0, "first", "constant", samples=9, length=5)
+    session = session_of(net, density=0.15)
+    state = begun(session, averaging)
+    pool, _ = BATCHES.split(net.task.size("calibration"), 0)
+    draws, _ = BATCHES.draws(pool, 0, (0, 0), 9, 5)
+    name, kept = "4", int(state.mask["4"].sum())
+    models = torch.zeros_like(state.scores[name])
+    one, now = replace(averaging, length=1), state
+    for index in draws:  # stage by stage, to see each mini-batch's mask
+        weights = {n: w * now.mask[n] for n, w in session.network.reference.items()}
+        models += autograd(net.model, net.task, index, weights)[name] * session.network.reference[name]
+        now, _ = one.stage(session, now, BATCHES)
+    slope = (0.2 * models - state.scores[name]).reshape(-1)
+    best = min(combinations(range(slope.numel()), kept), key=lambda chosen: float(slope[list(chosen)].sum()))
+    assert now.mask[name].reshape(-1).nonzero().squeeze(1).tolist() == list(best)
 
 
 @dataclass(frozen=True)
@@ -186,9 +191,17 @@ def test_bfloat16_changes_the_gradient_by_its_rounding_only():
         assert 0 < error < 0.05 * torch.linalg.vector_norm(gradient)
 
 
-def test_fast_bfloat16_is_asked_of_the_hardware():
-    assert has_fast_bfloat16(torch.device("cpu")) in (True, False)
+def test_fast_bfloat16_is_asked_of_the_hardware(monkeypatch):
+    for said in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda s=said: {"avx512_bf16": s}, raising=False)
+        assert has_fast_bfloat16(torch.device("cpu")) is said
     assert has_fast_bfloat16(torch.device("meta")) is False
+
+
+def test_bfloat16_is_refused_where_weights_are_not_in_float32():
+    net = networks.mlp()
+    with pytest.raises(SecateurError, match="bfloat16 = true is for weights in float32"):
+        prune(net.model, net.task, ICBS(averaging=Averaging(bfloat16=True)), density=0.5, budget="1steps")
 
 
 @pytest.mark.gpu
@@ -242,6 +255,14 @@ def test_a_stage_does_not_change_the_state_it_was_given():
     assert all(torch.equal(first.scores[name], again.scores[name]) for name in first.scores)
 
 
+def test_a_high_guard_loss_that_may_be_chance_leaves_the_rate():
+    lowest = [1.0, 2.0, 3.0, 4.0]
+    unsure = torch.tensor([3.0, 1.2, 3.1, 4.0], dtype=torch.float64)  # 0.325 above, give or take 0.57
+    assert judged(held_state(2.5, lowest), held_state().mask, unsure).rate_factor == 1.0
+    sure = torch.tensor([1.3, 2.3, 3.4, 4.4], dtype=torch.float64)
+    assert judged(held_state(2.5, lowest), held_state().mask, sure).rate_factor == 0.5
+
+
 @pytest.mark.parametrize("pruner", [ICBS, LearnedMask])
 def test_without_a_budget_the_horizon_ends_averaging(pruner):
     net = networks.mlp(samples=200)
@@ -251,7 +272,7 @@ def test_without_a_budget_the_horizon_ends_averaging(pruner):
     phases = [event.phase for event in steps if event.kind == "stepped"]
     assert run.report["reason"] == "converged"
     assert phases[:3] == ["averaging"] * 3
-    assert set(phases[3:]) == ({"blocks"} if phases[3:] else set())
+    assert set(phases[3:]) == ({"blocks"} if pruner is ICBS else set())
 
 
 def held_state(guard=None, lowest=None):
@@ -288,7 +309,7 @@ def test_before_anything_was_averaged_the_start_must_be_beaten():
 @pytest.mark.parametrize(("loss", "rate"), [(1.04, 1.0), (1.06, 0.5), (0.5, 1.0)])
 def test_a_stage_that_raised_the_guard_loss_halves_the_rate(loss, rate):
     state = held_state(1.0)
-    assert judged(state, state.mask, torch.full((4,), loss)).rate == rate
+    assert judged(state, state.mask, torch.full((4,), loss)).rate_factor == rate
 
 
 def test_without_a_guard_the_last_mask_is_the_best():
@@ -329,6 +350,153 @@ def test_the_clock_tells_the_share_of_the_budget_that_is_spent():
 def test_numbers_out_of_range_are_refused(wrong):
     with pytest.raises(SecateurError, match=next(iter(wrong))):
         Averaging(**wrong)
+
+
+class Root(nn.Module):
+    """A network whose loss is finite and whose gradient is not: the root of a square at zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 4, bias=False)
+
+    def forward(self, x):
+        return self.layer(x).square().sqrt()
+
+
+def test_gradients_that_are_not_finite_are_refused_and_the_model_restored():
+    net = networks.mlp()
+    model = Root().double()
+    before = model.layer.weight.detach().clone()
+    # Of a density that leaves some outputs without any weight.
+    with pytest.raises(SecateurError, match="gradient of layer 'layer' is NaN or infinite"):
+        prune(model, net.task, ICBS(), density=0.1, budget="2steps")
+    assert torch.equal(model.layer.weight, before)
+
+
+@pytest.mark.parametrize("ranking", ["global", "output"])
+def test_scores_have_the_width_of_the_weights(ranking):
+    net = networks.mlp()
+    session = session_of(replace(net, model=net.model.float()))
+    state = ICBS(init=Magnitude(ranking)).start(session)
+    assert {tensor.dtype for tensor in (*state.scores.values(), *state.velocity.values())} == {torch.float32}
+
+
+def test_a_quarter_of_the_budget_averages_and_then_only_blocks_are_exchanged():
+    net = networks.mlp(samples=200)
+    steps = []
+    pruner = ICBS(averaging=Averaging(length=4), share=0.25, stage=Stage(blocks=2, block_size=16))
+    prune(net.model, net.task, pruner, density=0.5, budget="8steps", listeners=[steps.append])
+    stepped = [event for event in steps if event.kind == "stepped"]
+    assert [event.phase for event in stepped][:3] == ["averaging", "averaging", "blocks"]
+    assert {event.phase for event in stepped[3:]} <= {"blocks"}
+    assert stepped[0].samples == 4 * (128 // 16)
+
+
+def test_blocks_begin_at_the_best_averaged_mask_and_averaging_is_over():
+    net = networks.mlp(samples=200)
+    spent = iter([0.1, 0.9, 0.1])
+    session = session_of(net)
+    pruner = ICBS(averaging=Averaging(length=2), share=0.5, stage=Stage(blocks=2, block_size=16))
+    state = pruner.start(session)
+    session.progress = lambda _: 0.1
+    state, _ = pruner.step(session, state)
+    best = pruner.start(session)  # somewhere else than the last mask
+    state = replace(state, best=best.mask, best_guard=best.guard)
+    session.progress = lambda _: next(spent)
+    next(spent)
+    moved, outcome = pruner.step(session, state)
+    assert outcome.phase == "blocks"
+    assert outcome.flips == moved.mask.layer_flips(state.best)
+    assert moved.scores == {}
+    again, outcome = pruner.step(session, moved)  # though the budget was raised
+    assert outcome.phase == "blocks"
+    assert again.exchanging
+
+
+def test_the_rate_factor_slows_a_stage_down():
+    net = networks.mlp()
+    averaging = Averaging(length=1, momentum=0.0, forget=0.0)
+    session = session_of(net)
+    state = begun(session, averaging)
+    moves = []
+    for factor in (1.0, 0.25):
+        after, _ = averaging.stage(session, replace(state, rate_factor=factor), BATCHES)
+        moves.append(after.scores["0"] - state.scores["0"])
+    assert torch.allclose(moves[1], 0.25 * moves[0])
+
+
+def test_a_state_of_averaging_survives_a_file(tmp_path):
+    net = networks.mlp(samples=200)
+    session = session_of(net)
+    averaging = Averaging(length=2)
+    state, _ = averaging.stage(session, begun(session, averaging), BATCHES)
+    state = replace(state, rate_factor=0.25, exchanging=True)
+    write_checkpoint(tmp_path / "state", state, {})
+    again, _ = read_checkpoint(tmp_path / "state", torch.device("cpu"))
+    assert again.numbers() == state.numbers()
+    assert again.tensors().keys() == state.tensors().keys()
+    assert {"lowest/guard", "scores/0", "velocity/4"} <= again.tensors().keys()
+    for name, tensor in state.tensors().items():
+        assert torch.equal(tensor, again.tensors()[name])
+
+
+def test_nothing_is_compiled_that_a_budget_leaves_no_use_for():
+    solver = Noting()
+    pruner = ICBS(solver=solver)
+    pruner.warm_up(Limit(steps=3))
+    assert solver.asked == []
+    pruner.warm_up(Limit())
+    replace(pruner, share=0.5).warm_up(Limit(steps=3))
+    assert len(solver.asked) == 2
+
+
+@dataclass(frozen=True)
+class Noting(Swaps):
+    """A solver that notes when it is asked to compile."""
+
+    asked: list = field(default_factory=list)
+
+    def warm_up(self, size=0):
+        self.asked.append(size)
+        return 0.0
+
+
+def test_parts_that_the_budget_leaves_unused_are_mentioned():
+    for pruner, said in ((ICBS(stage=Stage(blocks=3)), True), (ICBS(), False)):
+        net = networks.mlp()
+        run = prune(net.model, net.task, pruner, density=0.5, budget="1steps")
+        assert any("no block is exchanged" in notice for notice in run.report["notices"]) is said
+
+
+def test_the_first_checkpoint_knows_when_pruning_began(tmp_path):
+    net = networks.mlp()
+
+    def crash(event):
+        if event.kind == "stepped":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prune(net.model, net.task, density=0.5, budget="50s", out=tmp_path / "run", listeners=[crash])
+    _, facts = read_checkpoint(tmp_path / "run" / "state.safetensors", torch.device("cpu"))
+    assert 0 < facts["began"] <= facts["elapsed"] + 0.1
+
+
+@pytest.mark.parametrize("length", [0.05, 0.2])
+def test_a_slow_model_stops_within_its_budget(length):
+    """Mini-batches that take long are not begun where they would not fit."""
+    net = networks.mlp(samples=200)
+
+    class Slow(nn.Sequential):
+        def forward(self, x):
+            time.sleep(length if torch.is_grad_enabled() else 0.0)
+            return super().forward(x)
+
+    session = session_of(replace(net, model=Slow(*net.model)))
+    clock = Clock(Limit(1.5 * length))
+    session.out_of_time, session.progress = clock.lacks, clock.progress
+    averaging = Averaging(length=50)
+    _, outcome = averaging.stage(session, begun(session, averaging), BATCHES)
+    assert outcome.samples == 9  # of one mini-batch
 
 
 def test_a_share_out_of_range_is_refused():

@@ -101,6 +101,12 @@ def test_a_finished_run_can_be_given_more_steps(tmp_path):
     assert more.mask.same_as(whole.mask)
 
 
+def test_a_learned_mask_can_be_given_more_steps(tmp_path):
+    assert go(tmp_path / "run", LEARNED, steps=3).report["reason"] == "budget"
+    more = go(tmp_path / "run", LEARNED, steps=6, resume=True).report
+    assert (more["steps"], more["reason"]) == (6, "budget")
+
+
 def test_stop_keeps_the_best_so_far_and_can_be_resumed(tmp_path):
     whole = go(tmp_path / "whole")
     asked = iter([False, False, True])

@@ -1,6 +1,8 @@
 """The mean gradient alone: one forward and one backward pass, nothing recorded."""
 
+import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from jaxtyping import Float
@@ -41,16 +43,19 @@ def mean_gradient(
     """
     weights = [layer.weight for layer in layers]
     with differentiable(model, weights):
-        with torch.autocast(weights[0].device.type, torch.bfloat16, enabled=bfloat16):
+        # Weights are written between passes, so that no cast of them may be kept.
+        kind = weights[0].device.type
+        coarse = torch.autocast(kind, torch.bfloat16, cache_enabled=False) if bfloat16 else nullcontext()
+        with coarse:
             outputs = task.forward(model, batch)
         loss = task.losses(outputs.float() if bfloat16 else outputs, batch.targets).mean()
+        found = torch.autograd.grad(loss, weights, allow_unused=True) if loss.requires_grad else ()
         value = float(loss.detach())
-        if value != value or abs(value) == float("inf"):
+        if not math.isfinite(value):
             raise SecateurError(
                 f"the loss is NaN or infinite in a batch of {batch.size} calibration samples: "
                 "check the inputs and their normalisation, and the weights."
             )
-        found = torch.autograd.grad(loss, weights, allow_unused=True) if loss.requires_grad else ()
     for layer, gradient in zip(layers, found or [None] * len(layers), strict=True):
         if gradient is None:
             raise SecateurError(

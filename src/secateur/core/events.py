@@ -74,7 +74,8 @@ class Stepped(Event):
             no model was made of the whole step.
         measured: change of the mean loss measured over the same samples, None where it was
             not measured.
-        loss: mean calibration loss after the step (before it, where not measured).
+        loss: mean calibration loss after the step (before it, where not measured); of averaging, the
+            mean over its mini-batches, each before it moved the mask.
         guard: mean loss over the guard samples after the step, None where there are none.
         density: overall fraction kept.
         flips: weights whose mask the step changed.

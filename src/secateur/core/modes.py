@@ -59,7 +59,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
         Whether it has instructions for that; False where torch cannot tell.
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.cuda.get_device_capability(device) >= (8, 0)
     ask = getattr(torch.cpu, "get_capabilities", dict) if device.type == "cpu" else dict
     abilities = ask()
     return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))

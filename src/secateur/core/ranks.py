@@ -98,9 +98,9 @@ def mark_best(values: Shaped[Tensor, "g w"], counts: Int[Tensor, " g"] | int) ->
 def _lowest_of_best(values: Tensor, counts: Tensor) -> Tensor:
     """Give the counts-th highest value of each row, in a column; counts in [1, width]."""
     width, most, least = values.shape[1], int(counts.max()), int(counts.min())
-    if most == least:  # as a rule: a layer's groups keep the same number
+    if most == least and values.device.type == "cpu":  # as a rule: a layer's groups keep the same number
         return _kth_highest(values, most)
-    if 8 * most <= width:
+    if 8 * most <= width:  # on a GPU also far faster than kthvalue, which gives a row to one block of threads
         return values.topk(most, dim=1)[0].gather(1, counts[:, None] - 1)
     found = values.new_empty(values.shape[0], 1)
     for count in counts.unique().tolist():
@@ -114,5 +114,6 @@ def _kth_highest(values: Tensor, count: int) -> Tensor:
     place = values.shape[1] - count
     if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64):
         # NumPy partitions with vector instructions, in a tenth of the time; NaN is highest in both.
-        return torch.from_numpy(np.partition(values.detach().numpy(), place, axis=1)[:, place : place + 1])
+        ordered = np.partition(values.detach().numpy(), place, axis=1)
+        return torch.from_numpy(ordered[:, place : place + 1].copy())
     return values.kthvalue(place + 1, dim=1, keepdim=True)[0]

@@ -1,6 +1,7 @@
 """Stages of averaged gradients: every mini-batch moves the score of every weight."""
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -15,6 +16,7 @@ from secateur.pruners.batches import Batches
 from secateur.pruners.guard import judged
 from secateur.pruners.pruner import Outcome, State
 from secateur.pruners.session import Session, keep_best
+from secateur.pruners.sizes import check_finite, mean_size, width
 
 Unit = Literal["batch", "first"]
 Anneal = Literal["linear", "cosine", "constant"]
@@ -38,12 +40,13 @@ class Averaging:
         v = w0 * g / c,   u <- b u + (1 - b) v,   s <- (1 - f) s - e h u
 
     b is the momentum, f what is forgotten, e the rate, and h falls from 1 to 0 over the time
-    there is. -w0 g is what the loss gains, to first order, by a weight of its full size rather than
-    none, whether it is kept or not, so that s sums up the evidence for keeping it. The mask is the exact
-    minimiser of the sum of all linear models seen so far over the budget's masks, under a proximal term
-    (dual averaging: Nesterov 2009; Xiao 2010), and of a block problem over the whole network with
-    B = 0. Gradients at m * w0 that move a score beside it are a straight-through estimator (Bengio
-    et al. 2013, arXiv:1308.3432; for masks Ramanujan et al. 2020, arXiv:1911.13299).
+    there is. To first order the loss falls by -w0 g if a weight is kept at its full size rather than
+    pruned, whichever it is now, so that s sums up the evidence for keeping it. For b = f = 0 the mask is
+    the exact minimiser, over the budget's masks, of the sum of all linear models seen so far and of a
+    proximal term, |m - s_0|^2 / 2, which is linear as all those masks have the same norm (dual averaging:
+    Nesterov 2009; Xiao 2010). Gradients at m * w0 that move the scores of all weights are a
+    straight-through estimator (Bengio et al. 2013, arXiv:1308.3432; for masks Ramanujan et al. 2020,
+    arXiv:1911.13299, and the movement scores of Sanh et al. 2020, arXiv:2005.07683).
 
     Scores begin at the one-shot scores over their mean size. The unit c makes the rate a number
     without unit:
@@ -54,8 +57,9 @@ class Averaging:
     - ``"first"``: the mean of |w0 g| over the network in the first mini-batch, once for all, as in plain
       stochastic gradient descent.
 
-    Memory beyond the model, its reference weights and autograd's graph: four numbers a weight
-    and one gradient, in float32 (float64 for a model in float64).
+    Memory beyond the model, its reference weights and autograd's graph: two numbers a weight between
+    stages; within one about five more, nine where one group spans the network. They are in float32, in
+    float64 for a model in float64.
 
     Attributes:
         rate: e > 0, in mean scores a mini-batch.
@@ -85,15 +89,15 @@ class Averaging:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if not self.rate > 0:
-            raise SecateurError(f"the rate of averaging must be positive, not {self.rate}.")
+        if not 0 < self.rate < math.inf:
+            raise SecateurError(f"the rate of averaging must be positive and finite, not {self.rate}.")
         for name in ("momentum", "forget"):
             if not 0 <= getattr(self, name) < 1:
                 raise SecateurError(f"{name} must lie in [0, 1), not {getattr(self, name)}.")
         for name in ("samples", "length", "horizon"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SecateurError(f"{name} of averaging must be at least 1, not {value}.")
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise SecateurError(f"{name} of averaging must be a whole number from 1, not {value}.")
         for name, words in (("unit", get_args(Unit)), ("anneal", tuple(_ANNEALED))):
             if getattr(self, name) not in words:
                 raise SecateurError(
@@ -122,13 +126,14 @@ class Averaging:
         """
         first: dict[str, Tensor] = {}
         for names in self._rivals(session, list(scores)):
-            size = _mean_size([scores[name] for name in names])
-            first |= {name: scores[name].to(_width(scores[name])) / size for name in names}
+            size = mean_size([scores[name] for name in names])
+            kinds = {name: width(session.network.reference[name]) for name in names}
+            first |= {name: (scores[name] / size).to(kinds[name]) for name in names}
         if self.unit == "first":  # the gradients' unit is put into the scores, once
             pool, _ = batches.split(session.task.size("calibration"), session.seed)
             index, _ = batches.draws(pool, session.seed, (0, 0), self._size(pool.numel()), 1)
             sensitivity = self._sensitivity(session, index[0])[1]
-            unit = _mean_size(list(sensitivity.values()))
+            unit = mean_size(list(sensitivity.values()))
             first = {name: score * unit for name, score in first.items()}
         for name, score in first.items():
             sure = torch.where(mask[name], torch.inf, -torch.inf).to(score)
@@ -183,16 +188,24 @@ class Averaging:
         draws, cursor = batches.draws(pool, session.seed, state.cursor, size, self.length)
         scores, velocity = _copied(state.scores), _copied(state.velocity)
         losses: list[float] = []
+        latest = 0.0  # seconds of a mini-batch; the first may compile kernels
         for at, index in enumerate(draws):
-            progress = self.progress(session, state, at, share)
-            if losses and progress >= 1:
+            begin, progress = time.perf_counter(), self.progress(session, state, at, share)
+            # The guard samples are passed forward only, a third of a mini-batch's work each.
+            least = latest * (1 + guard.numel() / (3 * size))
+            if losses and (progress >= 1 or session.out_of_time(least)):
                 break
             self._project(session, scores)
             loss, sensitivity = self._sensitivity(session, index)
             losses.append(loss)
-            rate = self.rate * state.rate * _ANNEALED[self.anneal](min(1.0, progress))
+            rate = self.rate * state.rate_factor * _ANNEALED[self.anneal](min(1.0, progress))
             with session.timed("select"):
-                self._move(session, scores, velocity, sensitivity, rate)
+                for names in self._rivals(session, list(scores)):
+                    unit = mean_size([sensitivity[n] for n in names]) if self.unit == "batch" else 1.0
+                    for name in names:
+                        self._move(scores[name], velocity[name], sensitivity[name] / unit, rate)
+            latest = time.perf_counter() - begin
+        check_finite(velocity)
         mask = self._project(session, scores)
         held = session.losses(session.batch(guard)) if guard.numel() else None
         after = replace(
@@ -235,40 +248,20 @@ class Averaging:
         """Give the loss of a mini-batch, and w0 * g by layer."""
         reference = session.network.reference
         fast = self.bfloat16
+        single = all(weight.dtype == torch.float32 for weight in reference.values())
+        if fast and not single:
+            raise SecateurError("bfloat16 = true is for weights in float32: leave it out for this model.")
         if fast is None:
-            single = all(weight.dtype == torch.float32 for weight in reference.values())
             fast = single and has_fast_bfloat16(session.network.device)
         loss, gradients = session.gradient(index, fast)
         return loss, {name: gradient.mul_(reference[name]) for name, gradient in gradients.items()}
 
-    def _move(
-        self,
-        session: Session,
-        scores: dict[str, Tensor],
-        velocity: dict[str, Tensor],
-        sensitivity: dict[str, Tensor],
-        rate: float,
-    ) -> None:
-        """Move velocities and scores by one mini-batch, in place."""
-        for names in self._rivals(session, list(scores)):
-            pieces = [sensitivity[name] for name in names]
-            unit = _mean_size(pieces) if self.unit == "batch" else 1.0
-            for name, piece in zip(names, pieces, strict=True):
-                velocity[name].mul_(self.momentum).add_(piece.mul_((1 - self.momentum) / unit))
-                scores[name].mul_(1 - self.forget).add_(velocity[name], alpha=-rate)
-
-
-def _width(tensor: Tensor) -> torch.dtype:
-    """Give the type that sums are kept in."""
-    return torch.promote_types(tensor.dtype, torch.float32)
-
-
-def _mean_size(tensors: list[Tensor]) -> Tensor:
-    """Give the mean absolute value of several tensors together; the least positive number for zero."""
-    total = sum(tensor.abs().sum(dtype=_width(tensor)) for tensor in tensors)
-    assert isinstance(total, Tensor)
-    mean = total / sum(tensor.numel() for tensor in tensors)
-    return mean.clamp(min=torch.finfo(mean.dtype).tiny)
+    def _move(self, score: Tensor, velocity: Tensor, sensitivity: Tensor, rate: float) -> None:
+        """Move a layer's scores and velocity by one mini-batch, in place."""
+        velocity.mul_(self.momentum).add_(sensitivity, alpha=1 - self.momentum)
+        if self.forget:
+            score.mul_(1 - self.forget)
+        score.add_(velocity, alpha=-rate)
 
 
 def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

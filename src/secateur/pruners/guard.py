@@ -17,8 +17,10 @@ def judged(state: State, mask: Mask, held: Float[Tensor, " g"] | None) -> State:
 
     The rate falls, so that of masks that the guard samples cannot tell apart the latest is the best
     bet: it replaces the best one unless its loss is more than a standard error of the paired
-    differences above the lowest there was (the one-standard-error rule of Breiman et al. 1984). The
-    lowest of many noisy losses would be a lucky one.
+    differences above the lowest there was (after the one-standard-error rule of Breiman et al. 1984,
+    with the latest for the simplest). The lowest of many noisy losses would be a lucky one. The rate is
+    halved where the loss rose by more than 5 % in one stage, and is above the lowest by more than two
+    standard errors.
 
     Args:
         state: the state before the stage.
@@ -33,16 +35,18 @@ def judged(state: State, mask: Mask, held: Float[Tensor, " g"] | None) -> State:
     loss, lowest = float(held.mean()), state.lowest.get("guard")
     if lowest is None:
         lower = better = state.best_guard is None or loss < state.best_guard
+        surely = True
     else:
         excess = held - lowest
         error = float(excess.std()) / excess.numel() ** 0.5 if excess.numel() > 1 else 0.0
         lower, better = float(excess.mean()) < 0, float(excess.mean()) <= error
-    rose = state.guard is not None and loss > _ROSE * state.guard
+        surely = float(excess.mean()) > 2 * error
+    rose = surely and state.guard is not None and loss > _ROSE * state.guard
     return replace(
         state,
         best=mask if better else state.best,
         best_guard=loss if better else state.best_guard,
         lowest={"guard": held} if lower else state.lowest,
         guard=loss,
-        rate=state.rate / 2 if rose else state.rate,
+        rate_factor=state.rate_factor / 2 if rose else state.rate_factor,
     )

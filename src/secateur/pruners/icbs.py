@@ -31,13 +31,19 @@ PATIENCE = 6
 # The fraction of a batch's gain that the guard samples must show, or batches grow.
 CARRY = 0.5
 
+IDLE = (
+    "the whole budget goes to averaged gradients, so that no block is exchanged: set share below 1 (0 for "
+    "blocks alone) to have the order, curvature, solver, stage and trust chosen used."
+)
+
 
 @register("pruner", "icbs")
 @dataclass(frozen=True)
 class ICBS(Pruner):
-    """iCBS by stages; with one block a stage and no trust region, iCBS as published.
+    """iCBS by stages; with one block a stage, no averaging and no trust region, iCBS as published.
 
-    Draw a one-shot mask. Then, stage by stage: record a batch; on that one linearisation of
+    Draw a one-shot mask. Then come stages of averaged gradients (`Averaging`), which take the given share
+    of the budget, all by default; then stages of blocks: record a batch; on that one linearisation of
     the loss exchange block after block, each a cardinality-constrained binary quadratic
     problem, carrying the response of the samples along; measure the loss; keep the stage or
     undo it, and trust the next linearisation more or less (Rosenberg et al. 2024,
@@ -98,7 +104,7 @@ class ICBS(Pruner):
     @property
     def default_limit(self) -> Limit:
         """Without a trust region nothing tells convergence: ten epochs of 300 steps, as published."""
-        return Limit() if self.trust.adapt else Limit(steps=3000)
+        return Limit() if self.trust.adapt or self.share > 0 else Limit(steps=3000)
 
     def warm_up(self, limit: Limit | None = None) -> None:
         """Have the solver's kernels compiled, unless averaging will take up the whole budget."""
@@ -125,6 +131,8 @@ class ICBS(Pruner):
         index, _ = self.batches.draw(pool, session.seed, (0, 0), size)
         mask, scores = session.one_shot(self.init, session.batch(index))
         loss = session.mean_loss(session.batch(guard)) if guard.numel() else None
+        if self._unused(session):
+            session.notice(IDLE)
         frozen = {n: self.selector.freeze(m, scores[n]) for n, m in mask.items()}
         evidence, velocity = {}, {}
         if self.share > 0:
@@ -155,11 +163,22 @@ class ICBS(Pruner):
         """
         if self._averages(session, state):
             return self.averaging.stage(session, state, self.batches, self.share)
+        if self.share > 0 and not state.exchanging:  # blocks go on from the best that averaging found
+            session.network.write(state.best)
+            state = replace(state, mask=state.best, guard=state.best_guard, scores={}, velocity={})
         return self._exchange(session, state)
+
+    def _unused(self, session: Session) -> bool:
+        """Say whether parts were chosen that only blocks use, and the budget leaves none."""
+        parts = ("order", "curvature", "solver", "stage", "trust")
+        chosen = any(getattr(self, name) != getattr(ICBS(), name) for name in parts)
+        return chosen and self.share == 1 and session.progress(0.0) is not None
 
     def _averages(self, session: Session, state: State) -> bool:
         """Say whether the next stage is one of averaged gradients."""
-        return self.share > 0 and self.averaging.progress(session, state, share=self.share) < 1
+        if self.share == 0 or state.exchanging:
+            return False
+        return self.averaging.progress(session, state, share=self.share) < 1
 
     def _exchange(self, session: Session, state: State) -> tuple[State, Outcome]:
         """Exchange blocks on one linearisation, measure, and keep or undo."""
@@ -177,6 +196,7 @@ class ICBS(Pruner):
             state,
             mask=descent.mask if accepted else state.mask,
             step=state.step + 1,
+            exchanging=True,
             turn=descent.turn,
             cursor=cursor,
             stamps=descent.stamps,

@@ -1,6 +1,6 @@
 """Masks learned by gradient descent on scores, through a straight-through estimator."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from secateur.core.registry import register
 from secateur.core.score import Score
@@ -18,9 +18,10 @@ class LearnedMask(Pruner):
 
     The forward pass uses the mask of the highest scores, the backward pass takes the derivative of
     the mask with respect to the scores for 1: ds = -e w0 * dL/dw (a straight-through estimator:
-    Bengio et al. 2013, arXiv:1308.3432; Ramanujan et al. 2020, arXiv:1911.13299). Momentum, a rate that
-    falls along a cosine, and scores that begin at the one-shot scores are as usual; the trained weights
-    stay as they are. The baseline that `ICBS` must beat: the same machinery, one rate for all layers.
+    Bengio et al. 2013, arXiv:1308.3432; for masks of fixed weights Ramanujan et al. 2020,
+    arXiv:1911.13299; the movement scores of Sanh et al. 2020, arXiv:2005.07683, with the weights held).
+    Momentum, and a rate that falls along a cosine; scores begin at the one-shot scores over their mean in
+    each layer. The baseline that `ICBS` must beat: the same machinery, one rate for all layers.
 
     Attributes:
         init: the score of the first mask, and the first scores.
@@ -71,4 +72,6 @@ class LearnedMask(Pruner):
             The state after, and what happened.
         """
         after, outcome = self.averaging.stage(session, state, self._batches)
-        return after.finished(self.averaging.progress(session, after) >= 1), outcome
+        # A budget that is spent can be raised; the horizon is all there is.
+        unlimited = session.progress(float(after.step)) is None
+        return replace(after, done=unlimited and self.averaging.progress(session, after) >= 1), outcome

@@ -1,7 +1,7 @@
 """The abstract pruner: a start and a step; and the state between steps."""
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -37,7 +37,8 @@ class State:
         velocity: the averaged gradients that move the scores, by layer; likewise.
         lowest: under ``"guard"``, the losses of the guard samples for the mask of an averaging stage that
             had the lowest mean.
-        rate: what the rate of averaging is multiplied with.
+        rate_factor: what the rate of averaging is multiplied with.
+        exchanging: stages of blocks have begun, and averaging is over.
     """
 
     mask: Mask
@@ -57,18 +58,8 @@ class State:
     scores: dict[str, Tensor] = field(default_factory=dict)
     velocity: dict[str, Tensor] = field(default_factory=dict)
     lowest: dict[str, Tensor] = field(default_factory=dict)
-    rate: float = 1.0
-
-    def finished(self, done: bool) -> "State":
-        """Give the same state, with or without anything left to do.
-
-        Args:
-            done: whether nothing is.
-
-        Returns:
-            The state.
-        """
-        return replace(self, done=done)
+    rate_factor: float = 1.0
+    exchanging: bool = False
 
     def tensors(self) -> dict[str, Tensor]:
         """Give the tensors of the state under flat names.
@@ -90,7 +81,8 @@ class State:
         Returns:
             The numbers by field.
         """
-        plain = ("step", "turn", "cursor", "samples", "guard", "best_guard", "stall", "done", "rate")
+        plain = ("step", "turn", "cursor", "samples", "guard", "best_guard", "stall", "done")
+        plain += ("rate_factor", "exchanging")
         return {name: getattr(self, name) for name in plain} | {"region": asdict(self.region)}
 
     @classmethod

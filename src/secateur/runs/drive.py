@@ -167,8 +167,8 @@ class Drive:
             )
         network.write(state.mask)
         self._evaluate("start")
-        self._save(state, force=True)
         self.clock.began = self.clock.elapsed
+        self._save(state, force=True)
         return state
 
     def _resume(self) -> State | None:
@@ -210,8 +210,12 @@ class Drive:
             before = self.session.seconds.copy()
             state, outcome = self.pruner.step(self.session, state)
             spent = {name: s - before.get(name, 0.0) for name, s in self.session.seconds.items()}
-            # A stage ends early when time runs out, but it cannot do without its passes.
-            self._least = 1.5 * (spent["capture"] + spent["evaluate"]) / outcome.samples
+            # A stage ends early when time runs out, but it cannot do without its passes; and each
+            # mini-batch of averaging ranks all scores.
+            passes = (
+                ("capture", "evaluate", "select") if outcome.phase == "averaging" else ("capture", "evaluate")
+            )
+            self._least = 1.5 * sum(spent[name] for name in passes) / outcome.samples
             self._log_step(state, outcome, spent)
             self._save(state)
         return "converged", state
