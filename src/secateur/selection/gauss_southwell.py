@@ -26,11 +26,12 @@ class GaussSouthwell(Selector):
 
     s = 1 for a weight as it was where the step was linearised, and -1 for one that the step
     has flipped already. The rules differ in the curvature c of a weight (Nutini et al. 2022,
-    arXiv:1712.08859; a flip's length is given, so that each is the decrease under its bound):
+    arXiv:1712.08859, for steps of given length):
 
     - ``"diagonal"``: its own, diag(H) (GSD);
-    - ``"lipschitz"``: the largest of its layer (GSL, with one constant a layer);
-    - ``"gradient"``: none, the first order alone (GS).
+    - ``"lipschitz"``: the largest entry of diag(H) in its layer, which bounds the curvature along every
+      single flip (GSL with one constant a layer);
+    - ``"gradient"``: none; the loss's first order, and the ridge (GS).
 
     Attributes:
         rule: one of these.
