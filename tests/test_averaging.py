@@ -212,17 +212,146 @@ def test_averaging_on_a_gpu_beats_its_start():
     assert run.report["evaluation"]["pruned"]["loss"] < run.report["evaluation"]["start"]["loss"]
 
 
-def test_a_layer_that_does_not_matter_and_a_loss_that_is_nan_are_refused():
+@pytest.mark.parametrize("pruner", [ICBS(), LearnedMask()], ids=["icbs", "learned"])
+def test_a_layer_that_does_not_matter_is_refused(pruner):
     net = networks.dead_layer()
-    batch = net.task.batch("calibration", torch.arange(5), torch.device("cpu"))
     with pytest.raises(SecateurError, match=r"does not affect the loss: exclude it"):
-        mean_gradient(net.model, net.task, batch, find_layers(net.model))
+        prune(net.model, net.task, pruner, density=0.5, budget="2steps")
+
+
+def test_a_loss_without_gradients_and_one_that_is_nan_are_refused():
     net = networks.mlp()
+    batch = net.task.batch("calibration", torch.arange(5), torch.device("cpu"))
+    layers = find_layers(net.model)
+    cut = replace(net, model=Detached(*net.model))
+    with pytest.raises(SecateurError, match="depends on no layer"):
+        mean_gradient(cut.model, net.task, batch, layers)
     with torch.no_grad():
         net.model[4].bias.fill_(torch.finfo(torch.float64).max)
         net.model[4].weight.fill_(torch.finfo(torch.float64).max)
     with pytest.raises(SecateurError, match="NaN or infinite"):
-        mean_gradient(net.model, net.task, batch, find_layers(net.model))
+        mean_gradient(net.model, net.task, batch, layers)
+
+
+class Detached(nn.Sequential):
+    """A network whose outputs carry no gradients."""
+
+    def forward(self, x):
+        return super().forward(x).detach()
+
+
+class Rare(nn.Module):
+    """A layer that only a few samples go through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.often, self.rare, self.last = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        h = self.often(x).relu()
+        some = x[:, 0] > 1.5
+        if bool(some.any()):
+            h = torch.where(some[:, None], self.rare(h), h)
+        return self.last(h)
+
+
+def test_a_layer_that_some_mini_batches_miss_is_pruned_all_the_same():
+    net = networks.mlp(samples=400)
+    model = Rare().double()
+    averaging = Averaging(samples=4, length=40)
+    run = prune(model, net.task, ICBS(averaging=averaging), density=0.5, budget="2steps")
+    assert run.mask.densities == {"often": 0.5, "rare": 0.5, "last": 0.5}
+
+
+class Mixed(nn.Sequential):
+    """A network that writes into a buffer in float32, which autocast's bfloat16 does not fit."""
+
+    def forward(self, x):
+        out = x.new_zeros(len(x), 4)
+        out[torch.arange(len(x))] = super().forward(x)
+        return out
+
+
+def test_a_model_that_cannot_run_in_bfloat16_is_pruned_in_float32(monkeypatch):
+    monkeypatch.setattr("secateur.pruners.averaging.has_fast_bfloat16", lambda _: True)
+    masks = []
+    for fast in (None, False):
+        net = networks.mlp(samples=200)
+        task = Classification.from_arrays(torch.randn(200, 6), torch.randint(4, (200,)))
+        pruner = ICBS(averaging=Averaging(length=3, bfloat16=fast))
+        run = prune(Mixed(*net.model).float(), task, pruner, density=0.5, budget="2steps")
+        masks.append(run.mask)
+        assert any("does not run in bfloat16" in n for n in run.report["notices"]) is (fast is None)
+
+
+def test_a_surrounding_autocast_changes_nothing():
+    losses = []
+    for enabled in (False, True):
+        net = networks.mlp(samples=200)
+        task = Classification.from_arrays(torch.ones(200, 6).cumsum(0) / 100 - 1, torch.arange(200) % 4)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            run = prune(net.model.float(), task, ICBS(), density=0.3, budget="2steps")
+        losses.append(run.report["evaluation"])
+    assert losses[0] == losses[1]
+
+
+def test_a_guard_sample_with_nan_is_refused():
+    net = networks.mlp(samples=200)
+    inputs, labels = torch.randn(200, 6, dtype=torch.float64), torch.randint(4, (200,))
+    task = Poisoned(Classification.from_arrays(inputs, labels).samples)
+    for pruner in (ICBS(), LearnedMask(), ICBS(share=0.0)):
+        with pytest.raises(SecateurError, match="guard samples"):
+            prune(net.model, task, pruner, density=0.5, budget="2steps")
+
+
+@dataclass(frozen=True)
+class Poisoned(Classification):
+    """A task in which the first guard sample of seed 0 has no finite loss."""
+
+    def batch(self, split, index, device):
+        found = super().batch(split, index, device)
+        _, guard = Batches().split(self.size("calibration"), 0)
+        if split == "calibration":
+            found.inputs[(index == guard[0]).nonzero()] = torch.nan
+        return found
+
+    def forward(self, model, batch):
+        return model(batch.inputs)
+
+
+class Attention(nn.Module):
+    """A network that averaging can prune and the tape cannot: it uses a weight outside its module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.last = nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.last(self.attention(x[:, None], x[:, None], x[:, None])[0][:, 0])
+
+
+@pytest.mark.parametrize(("share", "budget"), [(0.5, "6steps"), (1.0, None)])
+def test_blocks_that_cannot_follow_cost_nothing_that_was_found(share, budget):
+    net = networks.mlp(samples=200)
+    pruner = ICBS(averaging=Averaging(length=3, horizon=9), share=share)
+    run = prune(Attention().double(), net.task, pruner, density=0.5, budget=budget)
+    assert any("no blocks follow" in notice for notice in run.report["notices"])
+    assert run.mask.densities == {"attention.out_proj": 0.5, "last": 0.5}
+    assert run.report["steps"] == 4  # three of averaging, and the one that could not be
+
+
+@pytest.mark.parametrize("bound", [{"steps": 0}, {"steps": -1}, {"seconds": -1.0}, {"seconds": 0.0}])
+def test_limits_that_are_none_are_refused(bound):
+    with pytest.raises(SecateurError, match="positive number"):
+        Limit(**bound)
+
+
+def test_a_budget_that_fits_no_step_is_mentioned():
+    net = networks.mlp()
+    run = prune(net.model, net.task, ICBS(), density=0.5, budget="0.001s")
+    assert run.report["steps"] == 0
+    assert any("one-shot mask it starts from" in notice for notice in run.report["notices"])
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])

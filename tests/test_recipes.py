@@ -1,7 +1,7 @@
 """Recipes: tables to parts and back, overrides, and a sentence for every mistake."""
 
 from abc import ABC
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -362,3 +362,12 @@ def test_assets_and_home(tmp_path, monkeypatch):
 def test_relative_assets_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert expand({"a": "{assets}/x"}, "sub")["a"] == str(Path.cwd() / "sub" / "x")
+
+
+def test_fields_left_out_of_a_table_keep_the_defaults_of_its_owner():
+    """A learned mask with another length is still a learned mask."""
+    from secateur.pruners import LearnedMask
+
+    table = {"name": "learned-mask", "averaging": {"length": 7}}
+    averaging = build_part("pruner", table, "pruner").averaging
+    assert averaging == replace(LearnedMask().averaging, length=7)

@@ -35,11 +35,11 @@ def mean_gradient(
             over the batch stay in float32.
 
     Returns:
-        The mean loss, nats a sample, and the gradients by layer, in float32 where weights are in
-        half precision.
+        The mean loss, nats a sample, and the gradients of those layers that the batch reached, in
+        float32 where weights are in half precision.
 
     Raises:
-        SecateurError: the loss is NaN or infinite, or does not depend on a layer.
+        SecateurError: the loss is NaN or infinite, or depends on no layer.
     """
     weights = [layer.weight for layer in layers]
     with differentiable(model, weights):
@@ -56,12 +56,11 @@ def mean_gradient(
                 f"the loss is NaN or infinite in a batch of {batch.size} calibration samples: "
                 "check the inputs and their normalisation, and the weights."
             )
-    for layer, gradient in zip(layers, found or [None] * len(layers), strict=True):
-        if gradient is None:
-            raise SecateurError(
-                f"layer '{layer.name}' does not affect the loss: exclude it, for example "
-                f'exclude = ["{layer.name}"].'
-            )
+    reached = {layer.name: g for layer, g in zip(layers, found, strict=False) if g is not None}
+    if not reached:
+        raise SecateurError(
+            "the loss of a batch depends on no layer to be pruned: the model's forward detaches its outputs, "
+            "or is run without gradients (torch.no_grad, torch.inference_mode)."
+        )
     half = (torch.float16, torch.bfloat16)
-    gradients = [g.float() if g.dtype in half else g for g in found]
-    return value, {layer.name: g for layer, g in zip(layers, gradients, strict=True)}
+    return value, {name: g.float() if g.dtype in half else g for name, g in reached.items()}

@@ -20,6 +20,16 @@ class Limit:
     seconds: float | None = None
     steps: int | None = None
 
+    def __post_init__(self) -> None:
+        """Check the bounds.
+
+        Raises:
+            SecateurError: one is not positive.
+        """
+        for name, value in (("seconds", self.seconds), ("steps", self.steps)):
+            if value is not None and not value > 0:
+                raise SecateurError(f"a limit needs a positive number of {name}, not {value}.")
+
     @classmethod
     def parse(cls, text: "str | Limit | None") -> "Limit":
         """Read ``"60s"``, ``"10min"``, ``"1.5h"`` or ``"500steps"``.

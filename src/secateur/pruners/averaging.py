@@ -188,6 +188,7 @@ class Averaging:
         draws, cursor = batches.draws(pool, session.seed, state.cursor, size, self.length)
         scores, velocity = _copied(state.scores), _copied(state.velocity)
         losses: list[float] = []
+        reached: set[str] = set()
         latest = 0.0  # seconds of a mini-batch; the first may compile kernels
         for at, index in enumerate(draws):
             begin, progress = time.perf_counter(), self.progress(session, state, at, share)
@@ -198,13 +199,13 @@ class Averaging:
             self._project(session, scores)
             loss, sensitivity = self._sensitivity(session, index)
             losses.append(loss)
+            reached |= sensitivity.keys()
             rate = self.rate * state.rate_factor * _ANNEALED[self.anneal](min(1.0, progress))
             with session.timed("select"):
-                for names in self._rivals(session, list(scores)):
-                    unit = mean_size([sensitivity[n] for n in names]) if self.unit == "batch" else 1.0
-                    for name in names:
-                        self._move(scores[name], velocity[name], sensitivity[name] / unit, rate)
+                self._move(session, scores, velocity, sensitivity, rate)
             latest = time.perf_counter() - begin
+        if state.step == 0:
+            _check_reached(scores, reached)
         check_finite(velocity)
         mask = self._project(session, scores)
         held = session.losses(session.batch(guard)) if guard.numel() else None
@@ -251,17 +252,39 @@ class Averaging:
         single = all(weight.dtype == torch.float32 for weight in reference.values())
         if fast and not single:
             raise SecateurError("bfloat16 = true is for weights in float32: leave it out for this model.")
-        if fast is None:
-            fast = single and has_fast_bfloat16(session.network.device)
-        loss, gradients = session.gradient(index, fast)
+        if fast is None and single and has_fast_bfloat16(session.network.device):
+            loss, gradients = session.fast_gradient(index)
+        else:
+            loss, gradients = session.gradient(index, bool(fast))
         return loss, {name: gradient.mul_(reference[name]) for name, gradient in gradients.items()}
 
-    def _move(self, score: Tensor, velocity: Tensor, sensitivity: Tensor, rate: float) -> None:
-        """Move a layer's scores and velocity by one mini-batch, in place."""
-        velocity.mul_(self.momentum).add_(sensitivity, alpha=1 - self.momentum)
-        if self.forget:
-            score.mul_(1 - self.forget)
-        score.add_(velocity, alpha=-rate)
+    def _move(
+        self,
+        session: Session,
+        scores: dict[str, Tensor],
+        velocity: dict[str, Tensor],
+        sensitivity: dict[str, Tensor],
+        rate: float,
+    ) -> None:
+        """Move scores and velocities by one mini-batch, in place; a layer that it did not reach has no v."""
+        for names in self._rivals(session, list(scores)):
+            pieces = [sensitivity[name] for name in names if name in sensitivity]
+            unit = mean_size(pieces) if pieces and self.unit == "batch" else 1.0
+            for name in names:
+                velocity[name].mul_(self.momentum)
+                if name in sensitivity:
+                    velocity[name].add_(sensitivity[name].mul_((1 - self.momentum) / unit))
+                if self.forget:
+                    scores[name].mul_(1 - self.forget)
+                scores[name].add_(velocity[name], alpha=-rate)
+
+
+def _check_reached(scores: dict[str, Tensor], reached: set[str]) -> None:
+    """Refuse a layer that no mini-batch of the first stage reached: nothing can be said of its weights."""
+    for name in scores.keys() - reached:
+        raise SecateurError(
+            f"layer '{name}' does not affect the loss: exclude it, for example exclude = [\"{name}\"]."
+        )
 
 
 def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """The iterative Combinatorial Brain Surgeon: block coordinate descent over the mask."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -33,7 +34,8 @@ CARRY = 0.5
 
 IDLE = (
     "the whole budget goes to averaged gradients, so that no block is exchanged: set share below 1 (0 for "
-    "blocks alone) to have the order, curvature, solver, stage and trust chosen used."
+    "blocks alone) to have the selector, order, curvature, solver, stage and trust chosen used (what Fixed "
+    "freezes stays frozen anyway)."
 )
 
 
@@ -59,8 +61,8 @@ class ICBS(Pruner):
         batches: which samples a stage sees.
         trust: how far a linearisation is trusted.
         averaging: the stages of averaged gradients that come first.
-        share: of the run's budget that is theirs, in [0, 1]; without a budget they take their `horizon`,
-            unless it is 0.
+        share: of the run's budget that is theirs, in [0, 1]; 0 = none at all. Without a budget they take
+            their `horizon`.
 
     Raises:
         SecateurError: the share is out of range.
@@ -104,7 +106,8 @@ class ICBS(Pruner):
     @property
     def default_limit(self) -> Limit:
         """Without a trust region nothing tells convergence: ten epochs of 300 steps, as published."""
-        return Limit() if self.trust.adapt or self.share > 0 else Limit(steps=3000)
+        judged = self.trust.adapt or (self.share > 0 and self.batches.guard != 0)
+        return Limit() if judged else Limit(steps=3000)
 
     def warm_up(self, limit: Limit | None = None) -> None:
         """Have the solver's kernels compiled, unless averaging will take up the whole budget."""
@@ -130,7 +133,7 @@ class ICBS(Pruner):
         size = self.batches.first_size(pool.numel())
         index, _ = self.batches.draw(pool, session.seed, (0, 0), size)
         mask, scores = session.one_shot(self.init, session.batch(index))
-        loss = session.mean_loss(session.batch(guard)) if guard.numel() else None
+        loss = session.guard_loss(guard)
         if self._unused(session):
             session.notice(IDLE)
         frozen = {n: self.selector.freeze(m, scores[n]) for n, m in mask.items()}
@@ -163,14 +166,27 @@ class ICBS(Pruner):
         """
         if self._averages(session, state):
             return self.averaging.stage(session, state, self.batches, self.share)
-        if self.share > 0 and not state.exchanging:  # blocks go on from the best that averaging found
+        if self.share == 0 or state.exchanging:
+            return self._exchange(session, state)
+        # Blocks go on from the best that averaging found.
+        session.network.write(state.best)
+        state = replace(
+            state, mask=state.best, guard=state.best_guard, scores={}, velocity={}, exchanging=True
+        )
+        try:
+            return self._exchange(session, state)
+        except SecateurError as error:  # a tape needs more of a model than gradients do
             session.network.write(state.best)
-            state = replace(state, mask=state.best, guard=state.best_guard, scores={}, velocity={})
-        return self._exchange(session, state)
+            session.notice(f"no blocks follow the averaged gradients: {error}")
+            return replace(state, step=state.step + 1, done=True), Outcome(
+                predicted=None, measured=None, loss=math.nan if state.guard is None else state.guard,
+                guard=state.guard, flips={}, blocks=0, samples=state.samples, ridge=state.region.ridge,
+                accepted=True,
+            )  # fmt: skip
 
     def _unused(self, session: Session) -> bool:
         """Say whether parts were chosen that only blocks use, and the budget leaves none."""
-        parts = ("order", "curvature", "solver", "stage", "trust")
+        parts = ("selector", "order", "curvature", "solver", "stage", "trust")
         chosen = any(getattr(self, name) != getattr(ICBS(), name) for name in parts)
         return chosen and self.share == 1 and session.progress(0.0) is not None
 
@@ -196,7 +212,6 @@ class ICBS(Pruner):
             state,
             mask=descent.mask if accepted else state.mask,
             step=state.step + 1,
-            exchanging=True,
             turn=descent.turn,
             cursor=cursor,
             stamps=descent.stamps,
@@ -293,5 +308,5 @@ class ICBS(Pruner):
             best=after.mask if better or best_guard is None else before.best,
             best_guard=best_guard,
             stall=stall,
-            done=self.trust.adapt and stall >= PATIENCE,
+            done=(self.trust.adapt or self.share > 0) and stall >= PATIENCE,
         )

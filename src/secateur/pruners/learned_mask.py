@@ -55,7 +55,7 @@ class LearnedMask(Pruner):
         size = self._batches.first_size(pool.numel())
         index, _ = self._batches.draw(pool, session.seed, (0, 0), size)
         mask, first = session.one_shot(self.init, session.batch(index))
-        loss = session.mean_loss(session.batch(guard)) if guard.numel() else None
+        loss = session.guard_loss(guard)
         scores, velocity = self.averaging.begin(session, self._batches, mask, first, {})
         return State(
             mask, mask, mask, samples=size, guard=loss, best_guard=loss, scores=scores, velocity=velocity

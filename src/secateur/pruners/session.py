@@ -10,6 +10,7 @@ from torch import Tensor
 
 from secateur.capture import capture, mean_gradient
 from secateur.core.budget import Budget
+from secateur.core.errors import SecateurError
 from secateur.core.mask import Mask
 from secateur.core.modes import evaluating
 from secateur.core.ranks import as_rows, from_rows, mark_best
@@ -36,6 +37,7 @@ class Session:
         notice: tells the user something.
         seconds: seconds spent by activity.
         verified: whether a recorded gradient has been compared with autograd's.
+        exact: whether the model has been found not to run in bfloat16.
     """
 
     network: Network
@@ -49,6 +51,7 @@ class Session:
         default_factory=lambda: dict.fromkeys(("capture", "select", "solve", "evaluate"), 0.0)
     )
     verified: bool = False
+    exact: bool = False
 
     @contextmanager
     def timed(self, activity: str) -> Iterator[None]:
@@ -113,6 +116,52 @@ class Session:
         with self.timed("capture"):
             network, batch = self.network, self.batch(index)
             return mean_gradient(network.model, self.task, batch, network.layers, bfloat16)
+
+    def fast_gradient(self, index: Tensor) -> tuple[float, dict[str, Tensor]]:
+        """Give the same in bfloat16, or, from the first time that fails, in the model's own precision.
+
+        A model may mix types in ways that autocast cannot follow (index_put, routing between experts).
+
+        Args:
+            index: which samples.
+
+        Returns:
+            The loss, nats a sample, and the gradient of each layer.
+        """
+        if not self.exact:
+            try:
+                return self.gradient(index, bfloat16=True)
+            except (SecateurError, RuntimeError, TypeError, ValueError) as error:
+                self.exact = not isinstance(error, torch.OutOfMemoryError)
+                found = self.gradient(index)  # where that fails as well, bfloat16 was not the reason
+                self.notice(
+                    "the model does not run in bfloat16: mini-batches are passed in its own precision."
+                )
+                return found
+        return self.gradient(index)
+
+    def guard_loss(self, guard: Tensor) -> float | None:
+        """Measure the mean loss of the guard samples before anything was changed for the better.
+
+        Args:
+            guard: which samples.
+
+        Returns:
+            The loss, nats a sample; None without any.
+
+        Raises:
+            SecateurError: it is not finite, so that it could not judge any mask.
+        """
+        if guard.numel() == 0:
+            return None
+        losses = self.losses(self.batch(guard))
+        if not bool(torch.isfinite(losses).all()):
+            bad = int((~torch.isfinite(losses)).sum())
+            raise SecateurError(
+                f"the loss is NaN or infinite for {bad} of {losses.numel()} guard samples of the calibration "
+                "data: check the inputs and their normalisation, and the weights."
+            )
+        return float(losses.mean())
 
     @torch.no_grad()
     def losses(self, batch: Batch) -> Tensor:

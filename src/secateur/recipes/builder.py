@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, get_origin
 
@@ -13,6 +14,7 @@ from secateur.recipes.files import sentence
 from secateur.recipes.hints import (
     a_kind,
     allowed_names,
+    default_of,
     element,
     field_hints,
     in_words,
@@ -69,13 +71,15 @@ def build_part(kind: str, value: Any, path: str, wanted: type = object) -> Any:
     return build_dataclass(lookup(kind, str(name)), {k: v for k, v in table.items() if k != "name"}, path)
 
 
-def build_dataclass(cls: type, table: Mapping[str, Any], path: str) -> Any:
+def build_dataclass(cls: type, table: Mapping[str, Any], path: str, default: Any = None) -> Any:
     """Build a frozen dataclass from a table.
 
     Args:
         cls: the class.
         table: values by field name.
         path: where in the recipe the table is, for messages.
+        default: an object of the class, whose values fields have that are left out; None = the
+            defaults of the class.
 
     Returns:
         The object.
@@ -89,24 +93,28 @@ def build_dataclass(cls: type, table: Mapping[str, Any], path: str) -> Any:
             known = nearest(key, hints) if hints else "it has no fields to set"
             raise SecateurError(sentence(f"recipe field '{join(path, key)}' is unknown", known))
     for key in required_fields(cls):
-        if key not in table:
+        if key not in table and default is None:
             raise SecateurError(
                 f"recipe field '{join(path, key)}' is missing: it must be {in_words(hints[key])}."
             )
-    values = {key: build_value(hints[key], value, join(path, key)) for key, value in table.items()}
+    values = {
+        key: build_value(hints[key], value, join(path, key), default_of(cls, key))
+        for key, value in table.items()
+    }
     try:
-        return cls(**values)
+        return cls(**values) if default is None else replace(default, **values)
     except SecateurError as error:
         raise SecateurError(f"recipe table '{path}': {error}" if path else str(error)) from error
 
 
-def build_value(hint: Any, value: Any, path: str) -> Any:
+def build_value(hint: Any, value: Any, path: str, default: Any = None) -> Any:
     """Build what a field holds.
 
     Args:
         hint: the field's type hint.
         value: what the recipe says.
         path: where, for messages.
+        default: what the field holds where the recipe says nothing.
 
     Returns:
         The value.
@@ -124,7 +132,7 @@ def build_value(hint: Any, value: Any, path: str) -> Any:
         table = read_typed(value)
         if not isinstance(table, Mapping):
             raise SecateurError(_mistyped(hint, value, path))
-        return build_dataclass(hint, table, path)
+        return build_dataclass(hint, table, path, default if isinstance(default, hint) else None)
     inner = element(hint)
     if inner is not None:
         items = _items(value)

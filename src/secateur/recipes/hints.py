@@ -102,6 +102,22 @@ def required_fields(cls: type) -> list[str]:
     return [f.name for f in fields(cls) if f.init and f.default is MISSING and f.default_factory is MISSING]
 
 
+def default_of(cls: type, name: str) -> Any:
+    """Give the default of a field.
+
+    Args:
+        cls: the dataclass.
+        name: the field.
+
+    Returns:
+        The default; None where there is none.
+    """
+    field = next(f for f in fields(cls) if f.name == name)
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return None if field.default is MISSING else field.default
+
+
 def without_none(hint: Any) -> tuple[Any, bool]:
     """Take None out of a union.
 

@@ -115,11 +115,12 @@ def _certificate(run: RunRecord) -> str:
 def _figures(run: RunRecord) -> Iterator[tuple[str, str, str]]:
     """Draw the figures there is something to show in: heading, SVG, explanation."""
     drawn = (
-        ("Loss", loss_figure(run), "Calibration losses are of each step's own batch, so they jump about; "
-         "guard samples are the same throughout, and evaluation data were not used to choose the mask."),
+        ("Loss", loss_figure(run), "Calibration losses are of each step's own batch, or the mean over the "
+         "mini-batches of a stage of averaged gradients, so they jump about; guard samples are the same "
+         "throughout, and evaluation data were not used to choose the mask."),
         ("Predicted and measured change", trust_figure(run), "Each point is a step. On the dashed line the "
          "quadratic model was right; above it, the loss fell by less than predicted."),
-        ("Layers", layer_figure(run), "A weight that flips twice counts twice."),
+        ("Layers", layer_figure(run), "A weight that flips in two steps counts twice."),
         ("Time", time_figure(run), "Other: loading, writing and what lies between." + _certificate(run)),
     )  # fmt: skip
     for heading, figure, words in drawn:

@@ -20,6 +20,9 @@ from secateur.runs.folder import REPORT, RunFolder
 from secateur.runs.report import build_report
 
 Listener = Callable[[Event], None]
+STARTED_ONLY = (
+    "not one step fitted into the budget, so that this is the one-shot mask it starts from: give more time."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +209,8 @@ class Drive:
                 return "interrupted", state
             least = self._least * self.pruner.least_samples(self.session, state)
             if (steps is not None and state.step >= steps) or self.clock.lacks(least):
+                if state.step == 0:
+                    self.notice(STARTED_ONLY)
                 return "budget", state
             before = self.session.seconds.copy()
             state, outcome = self.pruner.step(self.session, state)

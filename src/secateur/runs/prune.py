@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -96,12 +97,17 @@ def prune(
         session, pruner, density, limit, folder, identity, tuple(listeners), stop or (lambda: False)
     )
     try:
-        with network.restored_on_failure():
+        with network.restored_on_failure(), _own_precision(network.device):
             return drive.run(save_model)
     except BaseException:
         if folder is not None and not resume:
             folder.discard_unless_begun()
         raise
+
+
+def _own_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Leave a surrounding autocast: it keeps casts of weights, which would not see that they change."""
+    return torch.autocast(device.type, enabled=False) if device.type in ("cpu", "cuda") else nullcontext()
 
 
 def _check(model: Any, task: Any, pruner: Any, density: Any, allocation: Any, seed: Any) -> None:

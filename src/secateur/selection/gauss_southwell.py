@@ -33,6 +33,8 @@ class GaussSouthwell(Selector):
       single flip (GSL with one constant a layer);
     - ``"gradient"``: none; the loss's first order, and the ridge (GS).
 
+    The curvature ``"hessian"`` has no diagonal at hand: with it c = 0 by any rule.
+
     Attributes:
         rule: one of these.
 
