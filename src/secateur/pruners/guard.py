@@ -10,6 +10,8 @@ from secateur.pruners.pruner import State
 
 # A stage after which the guard's loss is so many times what it was went too far.
 _ROSE = 1.05
+# The fraction of a batch's gain that the guard samples must show, or batches grow.
+_CARRY = 0.5
 
 
 def judged(state: State, mask: Mask, held: Float[Tensor, " g"] | None) -> State:
@@ -49,4 +51,35 @@ def judged(state: State, mask: Mask, held: Float[Tensor, " g"] | None) -> State:
         lowest={"guard": held} if lower else state.lowest,
         guard=loss,
         rate_factor=state.rate_factor / 2 if rose else state.rate_factor,
+    )
+
+
+def compared(before: State, after: State, gain: float | None, loss: float | None, grown: int) -> State:
+    """Keep the best mask by guard loss, and let a batch grow whose gain the guard samples do not share.
+
+    Args:
+        before: the state before a stage of blocks.
+        after: the state after it.
+        gain: the measured change of a stage that moved and was kept, nats; None for any other.
+        loss: the mean loss of the guard samples after it, nats; None without any.
+        grown: samples of the next larger batch.
+
+    Returns:
+        The state after, with the best mask, the size of the next batch, and the stages in a row that
+        found neither a better mask nor a larger batch.
+    """
+    if loss is None or before.guard is None or before.best_guard is None:
+        better, samples, best_guard = gain is not None, before.samples, None
+    else:
+        better = gain is not None and loss < before.best_guard
+        best_guard = loss if better else before.best_guard
+        carried = gain is None or loss - before.guard < _CARRY * gain
+        samples = before.samples if carried else grown
+    return replace(
+        after,
+        guard=loss,
+        samples=samples,
+        best=after.mask if better or best_guard is None else before.best,
+        best_guard=best_guard,
+        stall=0 if better or samples > before.samples else before.stall + 1,
     )

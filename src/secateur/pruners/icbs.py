@@ -20,6 +20,7 @@ from secateur.curvature import EmpiricalFisher, Fisher
 from secateur.pruners.averaging import Averaging
 from secateur.pruners.batches import Batches
 from secateur.pruners.descent import NOTHING, Descent, Stage
+from secateur.pruners.guard import compared
 from secateur.pruners.pruner import Outcome, Pruner, State
 from secateur.pruners.session import Session
 from secateur.pruners.trust import Trust
@@ -29,8 +30,6 @@ from secateur.solvers import Annealing, Default
 
 # Stages in a row without a better mask or a larger batch after which a run has converged.
 PATIENCE = 6
-# The fraction of a batch's gain that the guard samples must show, or batches grow.
-CARRY = 0.5
 
 IDLE = (
     "the whole budget goes to averaged gradients, so that no block is exchanged: set share below 1 (0 for "
@@ -219,7 +218,10 @@ class ICBS(Pruner):
         )
         moved = accepted and flips > 0
         loss = session.mean_loss(guard) if guard is not None and moved else state.guard
-        after = self._compare(session, state, after, measured if moved else None, loss)
+        pool, _ = self.batches.split(session.task.size("calibration"), session.seed)
+        grown = self.batches.grown(state.samples, pool.numel())
+        after = compared(state, after, measured if moved else None, loss, grown)
+        converged = (self.trust.adapt or self.share > 0) and after.stall >= PATIENCE
         outcome = Outcome(
             predicted=descent.predicted,
             measured=measured,
@@ -232,7 +234,7 @@ class ICBS(Pruner):
             accepted=accepted,
             gap=max(descent.gaps, default=None),
         )
-        return after, outcome
+        return replace(after, done=converged), outcome
 
     def pose(
         self, session: Session, state: State, layers: Sequence[str] = (), size: int | None = None
@@ -286,27 +288,3 @@ class ICBS(Pruner):
             batch = session.batch(index)
             held = session.batch(guard) if guard.numel() else None
         return batch, held, cursor
-
-    def _compare(
-        self, session: Session, before: State, after: State, gain: float | None, loss: float | None
-    ) -> State:
-        """Keep the best mask by guard loss; grow batches that overfit; notice convergence."""
-        # gain: the measured change of a stage that moved and was kept, None for any other.
-        if loss is None or before.guard is None or before.best_guard is None:
-            better, grown, best_guard = gain is not None, before.samples, None
-        else:
-            better = gain is not None and loss < before.best_guard
-            best_guard = loss if better else before.best_guard
-            carried = gain is None or loss - before.guard < CARRY * gain
-            pool, _ = self.batches.split(session.task.size("calibration"), session.seed)
-            grown = before.samples if carried else self.batches.grown(before.samples, pool.numel())
-        stall = 0 if better or grown > before.samples else before.stall + 1
-        return replace(
-            after,
-            guard=loss,
-            samples=grown,
-            best=after.mask if better or best_guard is None else before.best,
-            best_guard=best_guard,
-            stall=stall,
-            done=(self.trust.adapt or self.share > 0) and stall >= PATIENCE,
-        )
