@@ -610,6 +610,17 @@ def test_the_first_checkpoint_knows_when_pruning_began(tmp_path):
     assert 0 < facts["began"] <= facts["elapsed"] + 0.1
 
 
+@pytest.mark.parametrize("clocked", [True, False])
+def test_a_long_stage_ends_by_the_clock_only_where_the_budget_does(clocked, monkeypatch):
+    """A stage of a budget of steps must not depend on how fast the machine is."""
+    monkeypatch.setattr("secateur.pruners.averaging._LONGEST", 0.0)
+    session = session_of(networks.mlp())
+    session.clocked = clocked
+    averaging = Averaging(samples=5, length=4)
+    _, outcome = averaging.stage(session, begun(session, averaging), BATCHES)
+    assert outcome.samples == (5 if clocked else 20)
+
+
 @pytest.mark.parametrize("length", [0.05, 0.2])
 def test_a_slow_model_stops_within_its_budget(length):
     """Mini-batches that take long are not begun where they would not fit."""

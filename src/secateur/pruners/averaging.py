@@ -28,6 +28,11 @@ _ANNEALED: dict[str, Callable[[float], float]] = {
 }
 # A mini-batch is this share of the pool at most, so that its noise differs from step to step.
 _SHARE = 16
+# Mini-batches that a layer which affects the loss is in at least once.
+_ENOUGH = 10
+# Seconds after which a stage ends where the budget is one of seconds: between stages a run is shown, saved
+# and can be stopped.
+_LONGEST = 5.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,8 @@ class Averaging:
         unit: c, as above.
         anneal: how h falls with the share of the time spent: ``"linear"``, ``"cosine"``, ``"constant"``.
         samples: in a mini-batch; None = 500, or a sixteenth of the data where that is less.
-        length: mini-batches in a stage, at the end of which the guard samples are looked at.
+        length: mini-batches in a stage, at the end of which the guard samples are looked at; under a
+            budget of seconds a stage also ends after 5 s.
         horizon: mini-batches in all, for a run without a budget.
         bfloat16: multiply matrices in bfloat16; None = where the hardware does so faster and the
             weights are in float32. Noise of mini-batches hides the rounding.
@@ -189,12 +195,13 @@ class Averaging:
         scores, velocity = _copied(state.scores), _copied(state.velocity)
         losses: list[float] = []
         reached: set[str] = set()
-        latest = 0.0  # seconds of a mini-batch; the first may compile kernels
+        start, latest = time.perf_counter(), 0.0  # latest: seconds of the last mini-batch
         for at, index in enumerate(draws):
             begin, progress = time.perf_counter(), self.progress(session, state, at, share)
             # The guard samples are passed forward only, a third of a mini-batch's work each.
             least = latest * (1 + guard.numel() / (3 * size))
-            if losses and (progress >= 1 or session.out_of_time(least)):
+            late = session.clocked and begin - start > _LONGEST
+            if losses and (late or progress >= 1 or session.out_of_time(least)):
                 break
             self._project(session, scores)
             loss, sensitivity = self._sensitivity(session, index)
@@ -204,7 +211,7 @@ class Averaging:
             with session.timed("select"):
                 self._move(session, scores, velocity, sensitivity, rate)
             latest = time.perf_counter() - begin
-        if state.step == 0:
+        if state.step == 0 and len(losses) >= min(self.length, _ENOUGH):
             _check_reached(scores, reached)
         check_finite(velocity)
         mask = self._project(session, scores)

@@ -34,6 +34,7 @@ class Session:
         out_of_time: says whether a further piece of work, of so many seconds, would exceed
             the time allowed.
         progress: steps done -> the share of the run's budget that is spent, None without a budget.
+        clocked: whether the budget is one of seconds, so that steps may end by the clock.
         notice: tells the user something.
         seconds: seconds spent by activity.
         verified: whether a recorded gradient has been compared with autograd's.
@@ -46,6 +47,7 @@ class Session:
     seed: int
     out_of_time: Callable[[float], bool] = lambda _: False
     progress: Callable[[float], float | None] = lambda _: None
+    clocked: bool = False
     notice: Callable[[str], None] = lambda _: None
     seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("capture", "select", "solve", "evaluate"), 0.0)

@@ -77,6 +77,7 @@ class Drive:
         self._saved_at, self._save_seconds = -1.0, 0.0
         self._least = 0.0  # seconds a sample that a step takes at the least
         self.session.out_of_time = lambda seconds: self.clock.lacks(seconds)
+        self.session.clocked = self.limit.seconds is not None
         self.session.progress = lambda steps: self.clock.progress(steps)
         self.session.notice = self.notice
 
