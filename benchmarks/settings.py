@@ -1,6 +1,6 @@
 """What each setting of the default method is worth, one change at a time.
 
-    SECATEUR_ASSETS=... python benchmarks/settings.py [--seconds 4] [--seeds 3] [--write]
+    SECATEUR_ASSETS=... python benchmarks/settings.py [--seconds 3] [--seeds 3] [--write]
 
 The Garment Classifier at density 0.1 in every layer, all settings one after the other in one
 process, those of averaged gradients first, then those of block stages alone (share 0, in twice the
@@ -91,7 +91,7 @@ def compare(settings: Mapping[str, Pruner], task: Classification, seconds: int, 
 def main() -> None:
     """Compare the settings of either kind of stage."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seconds", type=int, default=4)
+    parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--write", action="store_true")
     chosen = parser.parse_args()

@@ -10,14 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from secateur import ICBS, Classification, LearnedMask, Mask, SecateurError, prune
+from secateur import ICBS, Classification, LearnedMask, SecateurError, prune
 from secateur.allocation import Global, Uniform
-from secateur.capture import mean_gradient
-from secateur.core.layer import find_layers
 from secateur.core.limit import Limit
-from secateur.core.modes import has_fast_bfloat16
 from secateur.pruners import Averaging, Batches, Network, Session, Stage, State
-from secateur.pruners.guard import judged
 from secateur.pruners.session import keep_best
 from secateur.runs.checkpoint import read_checkpoint, write_checkpoint
 from secateur.runs.clock import Clock
@@ -153,170 +149,11 @@ def test_the_unit_of_the_loss_does_not_matter(unit, scale):
     assert masks[0].same_as(masks[1])
 
 
-@pytest.mark.parametrize(
-    "make",
-    [networks.mlp, networks.shared_weight, networks.positions, networks.frozen, networks.inplace_relu],
-)
-def test_the_mean_gradient_is_that_of_autograd_and_leaves_no_trace(make):
-    net = make()
-    layers = find_layers(net.model)
-    index = torch.arange(20)
-    batch = net.task.batch("calibration", index, torch.device("cpu"))
-    before = [(p.requires_grad, p.grad) for p in net.model.parameters()]
-    net.model.train()
-    loss, gradients = mean_gradient(net.model, net.task, batch, layers)
-    assert net.model.training
-    assert [(p.requires_grad, p.grad) for p in net.model.parameters()] == before
-    net.model.eval()
-    for layer in layers:
-        layer.weight.requires_grad_(True)
-    truth = net.task.losses(net.task.forward(net.model, batch), batch.targets).mean()
-    truths = torch.autograd.grad(truth, [layer.weight for layer in layers])
-    assert loss == pytest.approx(float(truth.detach()))
-    for layer, expected in zip(layers, truths, strict=True):
-        assert torch.allclose(gradients[layer.name], expected, rtol=1e-12, atol=1e-15)
-
-
-def test_bfloat16_changes_the_gradient_by_its_rounding_only():
-    net = networks.mlp(samples=200)
-    model = net.model.float()
-    layers = find_layers(model)
-    batch = net.task.batch("calibration", torch.arange(100), torch.device("cpu"))
-    batch = replace(batch, inputs=batch.inputs.float())
-    _, exact = mean_gradient(model, net.task, batch, layers)
-    _, coarse = mean_gradient(model, net.task, batch, layers, bfloat16=True)
-    for name, gradient in exact.items():
-        assert coarse[name].dtype == torch.float32
-        error = torch.linalg.vector_norm(coarse[name] - gradient)
-        assert 0 < error < 0.05 * torch.linalg.vector_norm(gradient)
-
-
-def test_fast_bfloat16_is_asked_of_the_hardware(monkeypatch):
-    for said in (True, False):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda s=said: {"avx512_bf16": s}, raising=False)
-        assert has_fast_bfloat16(torch.device("cpu")) is said
-    assert has_fast_bfloat16(torch.device("meta")) is False
-
-
-def test_bfloat16_is_refused_where_weights_are_not_in_float32():
-    net = networks.mlp()
-    with pytest.raises(SecateurError, match="bfloat16 = true is for weights in float32"):
-        prune(net.model, net.task, ICBS(averaging=Averaging(bfloat16=True)), density=0.5, budget="1steps")
-
-
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_averaging_on_a_gpu_beats_its_start():
     net = networks.mlp(samples=200)
     run = prune(net.model.float().cuda(), net.task, ICBS(), density=0.3, budget="4steps")
     assert run.report["evaluation"]["pruned"]["loss"] < run.report["evaluation"]["start"]["loss"]
-
-
-@pytest.mark.parametrize("pruner", [ICBS(), LearnedMask()], ids=["icbs", "learned"])
-def test_a_layer_that_does_not_matter_is_refused(pruner):
-    net = networks.dead_layer()
-    with pytest.raises(SecateurError, match=r"does not affect the loss: exclude it"):
-        prune(net.model, net.task, pruner, density=0.5, budget="2steps")
-
-
-def test_a_loss_without_gradients_and_one_that_is_nan_are_refused():
-    net = networks.mlp()
-    batch = net.task.batch("calibration", torch.arange(5), torch.device("cpu"))
-    layers = find_layers(net.model)
-    cut = replace(net, model=Detached(*net.model))
-    with pytest.raises(SecateurError, match="depends on no layer"):
-        mean_gradient(cut.model, net.task, batch, layers)
-    with torch.no_grad():
-        net.model[4].bias.fill_(torch.finfo(torch.float64).max)
-        net.model[4].weight.fill_(torch.finfo(torch.float64).max)
-    with pytest.raises(SecateurError, match="NaN or infinite"):
-        mean_gradient(net.model, net.task, batch, layers)
-
-
-class Detached(nn.Sequential):
-    """A network whose outputs carry no gradients."""
-
-    def forward(self, x):
-        return super().forward(x).detach()
-
-
-class Rare(nn.Module):
-    """A layer that only a few samples go through."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.often, self.rare, self.last = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 4)
-
-    def forward(self, x):
-        h = self.often(x).relu()
-        some = x[:, 0] > 1.5
-        if bool(some.any()):
-            h = torch.where(some[:, None], self.rare(h), h)
-        return self.last(h)
-
-
-def test_a_layer_that_some_mini_batches_miss_is_pruned_all_the_same():
-    net = networks.mlp(samples=400)
-    model = Rare().double()
-    averaging = Averaging(samples=4, length=40)
-    run = prune(model, net.task, ICBS(averaging=averaging), density=0.5, budget="2steps")
-    assert run.mask.densities == {"often": 0.5, "rare": 0.5, "last": 0.5}
-
-
-class Mixed(nn.Sequential):
-    """A network that writes into a buffer in float32, which autocast's bfloat16 does not fit."""
-
-    def forward(self, x):
-        out = x.new_zeros(len(x), 4)
-        out[torch.arange(len(x))] = super().forward(x)
-        return out
-
-
-def test_a_model_that_cannot_run_in_bfloat16_is_pruned_in_float32(monkeypatch):
-    monkeypatch.setattr("secateur.pruners.averaging.has_fast_bfloat16", lambda _: True)
-    masks = []
-    for fast in (None, False):
-        net = networks.mlp(samples=200)
-        task = Classification.from_arrays(torch.randn(200, 6), torch.randint(4, (200,)))
-        pruner = ICBS(averaging=Averaging(length=3, bfloat16=fast))
-        run = prune(Mixed(*net.model).float(), task, pruner, density=0.5, budget="2steps")
-        masks.append(run.mask)
-        assert any("does not run in bfloat16" in n for n in run.report["notices"]) is (fast is None)
-
-
-def test_a_surrounding_autocast_changes_nothing():
-    losses = []
-    for enabled in (False, True):
-        net = networks.mlp(samples=200)
-        task = Classification.from_arrays(torch.ones(200, 6).cumsum(0) / 100 - 1, torch.arange(200) % 4)
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            run = prune(net.model.float(), task, ICBS(), density=0.3, budget="2steps")
-        losses.append(run.report["evaluation"])
-    assert losses[0] == losses[1]
-
-
-def test_a_guard_sample_with_nan_is_refused():
-    net = networks.mlp(samples=200)
-    inputs, labels = torch.randn(200, 6, dtype=torch.float64), torch.randint(4, (200,))
-    task = Poisoned(Classification.from_arrays(inputs, labels).samples)
-    for pruner in (ICBS(), LearnedMask(), ICBS(share=0.0)):
-        with pytest.raises(SecateurError, match="guard samples"):
-            prune(net.model, task, pruner, density=0.5, budget="2steps")
-
-
-@dataclass(frozen=True)
-class Poisoned(Classification):
-    """A task in which the first guard sample of seed 0 has no finite loss."""
-
-    def batch(self, split, index, device):
-        found = super().batch(split, index, device)
-        _, guard = Batches().split(self.size("calibration"), 0)
-        if split == "calibration":
-            found.inputs[(index == guard[0]).nonzero()] = torch.nan
-        return found
-
-    def forward(self, model, batch):
-        return model(batch.inputs)
 
 
 class Attention(nn.Module):
@@ -384,14 +221,6 @@ def test_a_stage_does_not_change_the_state_it_was_given():
     assert all(torch.equal(first.scores[name], again.scores[name]) for name in first.scores)
 
 
-def test_a_high_guard_loss_that_may_be_chance_leaves_the_rate():
-    lowest = [1.0, 2.0, 3.0, 4.0]
-    unsure = torch.tensor([3.0, 1.2, 3.1, 4.0], dtype=torch.float64)  # 0.325 above, give or take 0.57
-    assert judged(held_state(2.5, lowest), held_state().mask, unsure).rate_factor == 1.0
-    sure = torch.tensor([1.3, 2.3, 3.4, 4.4], dtype=torch.float64)
-    assert judged(held_state(2.5, lowest), held_state().mask, sure).rate_factor == 0.5
-
-
 @pytest.mark.parametrize("pruner", [ICBS, LearnedMask])
 def test_without_a_budget_the_horizon_ends_averaging(pruner):
     net = networks.mlp(samples=200)
@@ -402,48 +231,6 @@ def test_without_a_budget_the_horizon_ends_averaging(pruner):
     assert run.report["reason"] == "converged"
     assert phases[:3] == ["averaging"] * 3
     assert set(phases[3:]) == ({"blocks"} if pruner is ICBS else set())
-
-
-def held_state(guard=None, lowest=None):
-    """Give a state with a best mask of its own."""
-    mask = Mask({"a": torch.tensor([[True, False]])})
-    found = {} if lowest is None else {"guard": torch.tensor(lowest, dtype=torch.float64)}
-    return State(mask, mask, mask, guard=guard, best_guard=guard, lowest=found)
-
-
-def test_the_guard_decides_by_one_standard_error():
-    other = Mask({"a": torch.tensor([[False, True]])})
-    lowest = [1.0, 2.0, 3.0, 4.0]
-    # Worse by 0.1 on average, with a standard error of sqrt(0.0267) / 2 = 0.082: worse for sure.
-    worse = torch.tensor([1.3, 2.1, 3.1, 3.9], dtype=torch.float64)
-    assert judged(held_state(2.5, lowest), other, worse).best is not other
-    # Worse by 0.1 on average, with a standard error of 0.7 / 2: nobody can tell, and the later is taken.
-    unsure = torch.tensor([2.1, 1.3, 3.1, 3.9], dtype=torch.float64)
-    after = judged(held_state(2.5, lowest), other, unsure)
-    assert after.best is other
-    assert after.best_guard == pytest.approx(2.6)
-    assert after.lowest["guard"].tolist() == lowest  # the yardstick stays
-    lower = judged(held_state(2.5, lowest), other, worse - 0.5)
-    assert lower.best is other
-    assert lower.lowest["guard"].tolist() == (worse - 0.5).tolist()
-
-
-def test_before_anything_was_averaged_the_start_must_be_beaten():
-    other = Mask({"a": torch.tensor([[False, True]])})
-    high, low = torch.full((4,), 2.0), torch.full((4,), 0.5)
-    assert judged(held_state(1.0), other, high).best is not other
-    assert judged(held_state(1.0), other, low).best is other
-
-
-@pytest.mark.parametrize(("loss", "rate"), [(1.04, 1.0), (1.06, 0.5), (0.5, 1.0)])
-def test_a_stage_that_raised_the_guard_loss_halves_the_rate(loss, rate):
-    state = held_state(1.0)
-    assert judged(state, state.mask, torch.full((4,), loss)).rate_factor == rate
-
-
-def test_without_a_guard_the_last_mask_is_the_best():
-    other = Mask({"a": torch.tensor([[False, True]])})
-    assert judged(held_state(1.0), other, None).best is other
 
 
 @settings(deadline=None)
@@ -479,27 +266,6 @@ def test_the_clock_tells_the_share_of_the_budget_that_is_spent():
 def test_numbers_out_of_range_are_refused(wrong):
     with pytest.raises(SecateurError, match=next(iter(wrong))):
         Averaging(**wrong)
-
-
-class Root(nn.Module):
-    """A network whose loss is finite and whose gradient is not: the root of a square at zero."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(6, 4, bias=False)
-
-    def forward(self, x):
-        return self.layer(x).square().sqrt()
-
-
-def test_gradients_that_are_not_finite_are_refused_and_the_model_restored():
-    net = networks.mlp()
-    model = Root().double()
-    before = model.layer.weight.detach().clone()
-    # Of a density that leaves some outputs without any weight.
-    with pytest.raises(SecateurError, match="gradient of layer 'layer' is NaN or infinite"):
-        prune(model, net.task, ICBS(), density=0.1, budget="2steps")
-    assert torch.equal(model.layer.weight, before)
 
 
 @pytest.mark.parametrize("ranking", ["global", "output"])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from secateur.core.errors import SecateurError
 from secateur.core.layer import Layer
 from secateur.core.modes import differentiable
-from secateur.core.task import Batch, Task
+from secateur.core.task import Batch, Task, check_losses
 
 
 def mean_gradient(
@@ -48,14 +48,12 @@ def mean_gradient(
         coarse = torch.autocast(kind, torch.bfloat16, cache_enabled=False) if bfloat16 else nullcontext()
         with coarse:
             outputs = task.forward(model, batch)
-        loss = task.losses(outputs.float() if bfloat16 else outputs, batch.targets).mean()
+        losses = task.losses(outputs.float() if bfloat16 else outputs, batch.targets)
+        loss = losses.mean()
         found = torch.autograd.grad(loss, weights, allow_unused=True) if loss.requires_grad else ()
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise SecateurError(
-                f"the loss is NaN or infinite in a batch of {batch.size} calibration samples: "
-                "check the inputs and their normalisation, and the weights."
-            )
+            check_losses(losses.detach(), "calibration samples")
     reached = {layer.name: g for layer, g in zip(layers, found, strict=False) if g is not None}
     if not reached:
         raise SecateurError(

@@ -12,11 +12,11 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from secateur.capture.hessian import hessian, hessian_product
 from secateur.core.errors import SecateurError
-from secateur.core.layer import Layer
+from secateur.core.layer import Layer, to_exclude
 from secateur.core.modes import differentiable
 from secateur.core.signal import Signal
 from secateur.core.tape import LayerTape, Tape
-from secateur.core.task import Batch, Task
+from secateur.core.task import Batch, Task, check_losses
 
 # What a layer was given each time it ran, and where its output is in autograd's graph.
 _Uses = list[tuple[Tensor, GradientEdge | None]]
@@ -129,7 +129,7 @@ def _recording(layers: Sequence[Layer]) -> Iterator[dict[str, _Uses]]:
         if backward and not output.requires_grad:
             raise SecateurError(
                 f"layer '{name}' is run without gradients (torch.no_grad in the model's forward): "
-                f"{_exclude(name)}"
+                f"{to_exclude(name)}"
             )
         # An edge rather than the output itself, which ReLU(inplace=True) would overwrite.
         edge = get_gradient_edge(output) if backward else None
@@ -165,7 +165,7 @@ def _pull(
     for layer in layers:
         pieces = [next(left) for _ in records[layer.name]]
         if all(piece is None for piece in pieces):
-            raise SecateurError(f"layer '{layer.name}' does not affect the loss: {_exclude(layer.name)}")
+            raise SecateurError(f"layer '{layer.name}' does not affect the loss: {to_exclude(layer.name)}")
         # One use may come to nothing where another does not.
         gradients[layer.name] = [
             x.new_zeros((*x.shape[:-1], layer.shape[0])) if piece is None else piece
@@ -268,7 +268,7 @@ def _verify(
             raise SecateurError(
                 f"the gradient of layer '{layer.name}' does not follow from its inputs and outputs (its "
                 "weight is used outside the layer, or samples are not the first dimension): "
-                f"{_exclude(layer.name)}"
+                f"{to_exclude(layer.name)}"
             )
 
 
@@ -287,28 +287,18 @@ def _tolerance(dtypes: set[torch.dtype]) -> float:
     return 1e-3 if torch.get_float32_matmul_precision() == "highest" else 1e-2
 
 
-def _exclude(name: str) -> str:
-    """Say how a layer is left alone."""
-    return f'exclude it, for example exclude = ["{name}"].'
-
-
 def _check(losses: Tensor, layers: Sequence[Layer], records: dict[str, _Uses]) -> None:
     """Refuse what would make every later number meaningless."""
     samples = losses.numel()
     for name in (layer.name for layer in layers):
         if not records[name]:
-            raise SecateurError(f"layer '{name}' is never reached by the data: {_exclude(name)}")
+            raise SecateurError(f"layer '{name}' is never reached by the data: {to_exclude(name)}")
         for x, _ in records[name]:
             # A matrix may have the positions of each sample below one another.
             flat = x.dim() == 2 and x.shape[0] % samples == 0
             if not flat and (x.dim() < 2 or x.shape[0] != samples):
                 raise SecateurError(
                     f"layer '{name}' has inputs of the shape {list(x.shape)}, the first dimension of which "
-                    f"does not count the {samples} samples (sequence first, for example): {_exclude(name)}"
+                    f"does not count the {samples} samples (sequence first, for example): {to_exclude(name)}"
                 )
-    if not torch.isfinite(losses).all():
-        bad = int((~torch.isfinite(losses)).sum())
-        raise SecateurError(
-            f"the loss is NaN or infinite for {bad} of {losses.numel()} calibration samples: "
-            "check the inputs and their normalisation, and the weights."
-        )
+    check_losses(losses, "calibration samples")

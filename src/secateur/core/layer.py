@@ -108,6 +108,18 @@ def find_layers(
     return chosen
 
 
+def to_exclude(name: str) -> str:
+    """Give the tail of an error message about a layer that cannot be pruned.
+
+    Args:
+        name: the layer.
+
+    Returns:
+        How it is left alone.
+    """
+    return f'exclude it, for example exclude = ["{name}"].'
+
+
 def _check(layer: Layer) -> None:
     """Refuse a layer whose weight is computed: what is written to it would be lost."""
     module = layer.modules[0]

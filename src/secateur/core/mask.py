@@ -73,7 +73,7 @@ class Mask(Mapping[str, Tensor]):
         Returns:
             The number of differing entries.
         """
-        return sum(int((m != other.layers[name]).sum()) for name, m in self.layers.items())
+        return sum(self.layer_flips(other).values())
 
     def layer_flips(self, other: "Mask") -> dict[str, int]:
         """Count the flips of each layer that has any.

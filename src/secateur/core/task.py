@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from secateur.core.errors import SecateurError
+
 Split = Literal["calibration", "evaluation"]
 
 
@@ -27,6 +29,24 @@ class Batch:
     def size(self) -> int:
         """How many samples there are."""
         return self.targets.shape[0]
+
+
+def check_losses(losses: Float[Tensor, " s"], what: str) -> None:
+    """Refuse losses that are not finite.
+
+    Args:
+        losses: the loss of each sample.
+        what: what the samples are called.
+
+    Raises:
+        SecateurError: one is NaN or infinite.
+    """
+    if not torch.isfinite(losses).all():
+        bad = int((~torch.isfinite(losses)).sum())
+        raise SecateurError(
+            f"the loss is NaN or infinite for {bad} of {losses.numel()} {what}: "
+            "check the inputs and their normalisation, and the weights."
+        )
 
 
 class Task(ABC):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from secateur.core.errors import SecateurError
+from secateur.core.layer import to_exclude
 from secateur.core.mask import Mask
 from secateur.core.modes import has_fast_bfloat16
 from secateur.pruners.batches import Batches
@@ -63,8 +64,9 @@ class Averaging:
       stochastic gradient descent.
 
     Memory beyond the model, its reference weights and autograd's graph: two numbers a weight between
-    stages; within one about five more, nine where one group spans the network. They are in float32, in
-    float64 for a model in float64.
+    stages; within one their copies and a gradient, three more, and what ranking the scores of the largest
+    layer takes, of the whole network where one group spans it. They are in float32, in float64 for a
+    model in float64.
 
     Attributes:
         rate: e > 0, in mean scores a mini-batch.
@@ -193,26 +195,9 @@ class Averaging:
         size = self._size(pool.numel())
         draws, cursor = batches.draws(pool, session.seed, state.cursor, size, self.length)
         scores, velocity = _copied(state.scores), _copied(state.velocity)
-        losses: list[float] = []
-        reached: set[str] = set()
-        start, latest = time.perf_counter(), 0.0  # latest: seconds of the last mini-batch
-        for at, index in enumerate(draws):
-            begin, progress = time.perf_counter(), self.progress(session, state, at, share)
-            # The guard samples are passed forward only, a third of a mini-batch's work each.
-            least = latest * (1 + guard.numel() / (3 * size))
-            late = session.clocked and begin - start > _LONGEST
-            if losses and (late or progress >= 1 or session.out_of_time(least)):
-                break
-            self._project(session, scores)
-            loss, sensitivity = self._sensitivity(session, index)
-            losses.append(loss)
-            reached |= sensitivity.keys()
-            rate = self.rate * state.rate_factor * _ANNEALED[self.anneal](min(1.0, progress))
-            with session.timed("select"):
-                self._move(session, scores, velocity, sensitivity, rate)
-            latest = time.perf_counter() - begin
-        if state.step == 0 and len(losses) >= min(self.length, _ENOUGH):
-            _check_reached(scores, reached)
+        # The guard samples are passed forward only, a third of a mini-batch's work each.
+        closing = guard.numel() / (3 * size)
+        losses = self._go_through(session, state, draws, scores, velocity, closing, share)
         check_finite(velocity)
         mask = self._project(session, scores)
         held = session.losses(session.batch(guard)) if guard.numel() else None
@@ -236,6 +221,50 @@ class Averaging:
             accepted=True,
             phase="averaging",
         )
+
+    def _go_through(
+        self,
+        session: Session,
+        state: State,
+        draws: list[Tensor],
+        scores: dict[str, Tensor],
+        velocity: dict[str, Tensor],
+        closing: float,
+        share: float,
+    ) -> list[float]:
+        """Move scores and velocities, in place, by one mini-batch after the other while there is time.
+
+        Args:
+            session: what to work with.
+            state: the state before the stage.
+            draws: the samples of each mini-batch.
+            scores: s, by layer.
+            velocity: u, by layer.
+            closing: what ends the stage takes as long as so many mini-batches.
+            share: of the run's budget that is for averaging.
+
+        Returns:
+            The mean loss of each mini-batch, nats a sample.
+        """
+        losses: list[float] = []
+        reached: set[str] = set()
+        start, latest = time.perf_counter(), 0.0  # latest: seconds of the last mini-batch
+        for at, index in enumerate(draws):
+            begin, progress = time.perf_counter(), self.progress(session, state, at, share)
+            late = session.clocked and begin - start > _LONGEST
+            if losses and (late or progress >= 1 or session.out_of_time(latest * (1 + closing))):
+                break
+            self._project(session, scores)
+            loss, sensitivity = self._sensitivity(session, index)
+            losses.append(loss)
+            reached |= sensitivity.keys()
+            rate = self.rate * state.rate_factor * _ANNEALED[self.anneal](min(1.0, progress))
+            with session.timed("select"):
+                self._move(session, scores, velocity, sensitivity, rate)
+            latest = time.perf_counter() - begin
+        if state.step == 0 and len(losses) >= min(self.length, _ENOUGH):
+            _check_reached(scores, reached)
+        return losses
 
     def _size(self, pool: int) -> int:
         """Give the samples of a mini-batch."""
@@ -289,9 +318,7 @@ class Averaging:
 def _check_reached(scores: dict[str, Tensor], reached: set[str]) -> None:
     """Refuse a layer that no mini-batch of the first stage reached: nothing can be said of its weights."""
     for name in scores.keys() - reached:
-        raise SecateurError(
-            f"layer '{name}' does not affect the loss: exclude it, for example exclude = [\"{name}\"]."
-        )
+        raise SecateurError(f"layer '{name}' does not affect the loss: {to_exclude(name)}")
 
 
 def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

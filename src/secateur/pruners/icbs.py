@@ -23,6 +23,7 @@ from secateur.pruners.descent import NOTHING, Descent, Stage
 from secateur.pruners.guard import compared
 from secateur.pruners.pruner import Outcome, Pruner, State
 from secateur.pruners.session import Session
+from secateur.pruners.start import one_shot_state
 from secateur.pruners.trust import Trust
 from secateur.scores import Gradient, Magnitude
 from secateur.selection import AllLayers, Boundary, Fixed, GaussSouthwell, LogSize, Tabu
@@ -128,30 +129,19 @@ class ICBS(Pruner):
         Returns:
             The state before the first stage.
         """
-        pool, guard = self.batches.split(session.task.size("calibration"), session.seed)
-        size = self.batches.first_size(pool.numel())
-        index, _ = self.batches.draw(pool, session.seed, (0, 0), size)
-        mask, scores = session.one_shot(self.init, session.batch(index))
-        loss = session.guard_loss(guard)
+        state, scores = one_shot_state(session, self.init, self.batches)
         if self._unused(session):
             session.notice(IDLE)
-        frozen = {n: self.selector.freeze(m, scores[n]) for n, m in mask.items()}
-        evidence, velocity = {}, {}
-        if self.share > 0:
-            evidence, velocity = self.averaging.begin(session, self.batches, mask, scores, frozen)
-        return State(
-            mask=mask,
-            best=mask,
-            start=mask,
-            samples=size,
-            region=self.trust.start(sum(m.numel() for m in mask.values())),
-            guard=loss,
-            best_guard=loss,
-            stamps={n: torch.zeros_like(m, dtype=torch.int32) for n, m in mask.items()},
-            frozen=frozen,
-            scores=evidence,
-            velocity=velocity,
+        state = replace(
+            state,
+            region=self.trust.start(sum(m.numel() for m in state.mask.values())),
+            stamps={n: torch.zeros_like(m, dtype=torch.int32) for n, m in state.mask.items()},
+            frozen={n: self.selector.freeze(m, scores[n]) for n, m in state.mask.items()},
         )
+        if self.share == 0:
+            return state
+        evidence, velocity = self.averaging.begin(session, self.batches, state.mask, scores, state.frozen)
+        return replace(state, scores=evidence, velocity=velocity)
 
     def step(self, session: Session, state: State) -> tuple[State, Outcome]:
         """Run one stage.
@@ -167,7 +157,10 @@ class ICBS(Pruner):
             return self.averaging.stage(session, state, self.batches, self.share)
         if self.share == 0 or state.exchanging:
             return self._exchange(session, state)
-        # Blocks go on from the best that averaging found.
+        return self._begin_exchange(session, state)
+
+    def _begin_exchange(self, session: Session, state: State) -> tuple[State, Outcome]:
+        """Exchange the first blocks after averaging, from the best mask; end where that cannot be."""
         session.network.write(state.best)
         state = replace(
             state, mask=state.best, guard=state.best_guard, scores={}, velocity={}, exchanging=True

@@ -8,6 +8,7 @@ from secateur.pruners.averaging import Averaging
 from secateur.pruners.batches import Batches
 from secateur.pruners.pruner import Outcome, Pruner, State
 from secateur.pruners.session import Session
+from secateur.pruners.start import one_shot_state
 from secateur.scores import Magnitude
 
 
@@ -51,15 +52,9 @@ class LearnedMask(Pruner):
         Returns:
             The state before the first stage.
         """
-        pool, guard = self._batches.split(session.task.size("calibration"), session.seed)
-        size = self._batches.first_size(pool.numel())
-        index, _ = self._batches.draw(pool, session.seed, (0, 0), size)
-        mask, first = session.one_shot(self.init, session.batch(index))
-        loss = session.guard_loss(guard)
-        scores, velocity = self.averaging.begin(session, self._batches, mask, first, {})
-        return State(
-            mask, mask, mask, samples=size, guard=loss, best_guard=loss, scores=scores, velocity=velocity
-        )
+        state, first = one_shot_state(session, self.init, self._batches)
+        scores, velocity = self.averaging.begin(session, self._batches, state.mask, first, {})
+        return replace(state, scores=scores, velocity=velocity)
 
     def step(self, session: Session, state: State) -> tuple[State, Outcome]:
         """Run one stage.

@@ -1,6 +1,6 @@
 """One-shot pruning: keep the highest scores."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from secateur.core.errors import SecateurError
 from secateur.core.registry import register
@@ -8,6 +8,7 @@ from secateur.core.score import Score
 from secateur.pruners.batches import Batches
 from secateur.pruners.pruner import Outcome, Pruner, State
 from secateur.pruners.session import Session
+from secateur.pruners.start import one_shot_state
 from secateur.scores import Magnitude
 
 
@@ -33,10 +34,8 @@ class OneShot(Pruner):
         Returns:
             A state with nothing left to do.
         """
-        pool, _ = self.batches.split(session.task.size("calibration"), session.seed)
-        index, _ = self.batches.draw(pool, session.seed, (0, 0), self.batches.first_size(pool.numel()))
-        mask, _ = session.one_shot(self.score, session.batch(index))
-        return State(mask, mask, mask, done=True)
+        state, _ = one_shot_state(session, self.score, self.batches)
+        return replace(state, done=True)
 
     def step(self, session: Session, state: State) -> tuple[State, Outcome]:
         """Refuse: there is no step after the shot.

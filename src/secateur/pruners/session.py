@@ -18,7 +18,7 @@ from secateur.core.score import Score
 from secateur.core.seeds import generator
 from secateur.core.signal import Signal
 from secateur.core.tape import Tape
-from secateur.core.task import Batch, Task
+from secateur.core.task import Batch, Task, check_losses
 from secateur.pruners.network import Network
 
 
@@ -143,26 +143,18 @@ class Session:
         return self.gradient(index)
 
     def guard_loss(self, guard: Tensor) -> float | None:
-        """Measure the mean loss of the guard samples before anything was changed for the better.
+        """Measure the mean loss of the guard samples at the start of a run.
 
         Args:
             guard: which samples.
 
         Returns:
             The loss, nats a sample; None without any.
-
-        Raises:
-            SecateurError: it is not finite, so that it could not judge any mask.
         """
         if guard.numel() == 0:
             return None
         losses = self.losses(self.batch(guard))
-        if not bool(torch.isfinite(losses).all()):
-            bad = int((~torch.isfinite(losses)).sum())
-            raise SecateurError(
-                f"the loss is NaN or infinite for {bad} of {losses.numel()} guard samples of the calibration "
-                "data: check the inputs and their normalisation, and the weights."
-            )
+        check_losses(losses, "guard samples of the calibration data")
         return float(losses.mean())
 
     @torch.no_grad()
