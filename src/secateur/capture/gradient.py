@@ -51,7 +51,7 @@ def mean_gradient(
         losses = task.losses(outputs.float() if bfloat16 else outputs, batch.targets)
         loss = losses.mean()
         found = torch.autograd.grad(loss, weights, allow_unused=True) if loss.requires_grad else ()
-        value = float(loss.detach())
+        value = float(losses.detach().double().mean())  # of finite losses it is finite
         if not math.isfinite(value):
             check_losses(losses.detach(), "calibration samples")
     reached = {layer.name: g for layer, g in zip(layers, found, strict=False) if g is not None}
