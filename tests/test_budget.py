@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from secateur.allocation import ERK, Global, SpareOutput, Uniform
 from secateur.core.budget import Budget, as_grouping
 from secateur.core.errors import SecateurError
+from secateur.core.moments import Evidence
 from secateur.core.score import relative_rank
 from secateur.core.seeds import generator
 from secateur.core.tape import LayerTape
@@ -134,10 +135,11 @@ def test_scores_are_their_formulas():
     draw = generator(0, "score")
     weight, x = torch.randn(3, 4), torch.randn(4, 7, 2)
     tape = LayerTape(x, torch.randn(3, 4), None)
-    torch.testing.assert_close(Magnitude()(weight, None, draw), weight.abs())
-    torch.testing.assert_close(Gradient()(weight, tape, draw), (weight * tape.gradient).abs())
+    evidence, nothing = Evidence(tape.gradient, tape.moments), Evidence()
+    torch.testing.assert_close(Magnitude()(weight, nothing, draw), weight.abs())
+    torch.testing.assert_close(Gradient()(weight, evidence, draw), (weight * tape.gradient).abs())
     norms = x.permute(0, 1, 2).reshape(4, 14).square().sum(1).sqrt()
-    torch.testing.assert_close(Wanda(ranking="global")(weight, tape, draw), weight.abs() * norms)
-    assert not torch.equal(Random()(weight, None, draw), Random()(weight, None, draw))
-    again = [Random()(weight, None, generator(5, "score")) for _ in range(2)]
+    torch.testing.assert_close(Wanda(ranking="global")(weight, evidence, draw), weight.abs() * norms)
+    assert not torch.equal(Random()(weight, nothing, draw), Random()(weight, nothing, draw))
+    again = [Random()(weight, nothing, generator(5, "score")) for _ in range(2)]
     assert torch.equal(*again)

@@ -108,8 +108,8 @@ def test_the_prediction_of_a_stage_is_the_quadratic_form_of_its_move(curvature, 
     net = networks.mlp()
     pruner = replace(SMALL, curvature=curvature, order=order, trust=Trust(ridge=0.01, adapt=False))
     session, state = start_of(pruner, net)
-    batch, _, _ = pruner._samples(session, state)
-    tape = session.record(batch, curvature.needs, state.step, curvature.draws)
+    index, _, _ = pruner._samples(session, state)
+    tape = session.record(session.batch(index), curvature.needs, state.step, curvature.draws)
     fresh = curvature.linearise(tape)
     everything = {n: torch.arange(m.numel()) for n, m in state.mask.items()}
     whole = fresh.quadratic(type_of_block(everything))

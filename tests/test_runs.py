@@ -176,12 +176,6 @@ def test_bad_weights_are_refused(value):
         prune(net.model, net.task)
 
 
-def test_half_precision_on_the_cpu_is_refused():
-    net = networks.mlp()
-    with pytest.raises(SecateurError, match=r"float16.*model\.float\(\)"):
-        prune(net.model.half(), net.task)
-
-
 def test_an_infinite_loss_is_refused_and_the_model_restored():
     net = networks.mlp()
     before = net.model[4].weight.detach().clone()
@@ -427,7 +421,7 @@ def test_a_budget_of_time_is_kept_to_the_end(monkeypatch, budget):
 def test_a_run_that_fails_before_it_begins_leaves_no_folder(tmp_path):
     net = networks.dead_layer()
     gradient = OneShot(Gradient())
-    with pytest.raises(SecateurError, match="never reached"):
+    with pytest.raises(SecateurError, match="does not affect the loss"):
         prune(net.model, net.task, gradient, density=0.5, out=tmp_path / "run", recipe={"run": {}})
     assert not (tmp_path / "run").exists()
     prune(net.model, net.task, gradient, density=0.5, exclude=["unused"], out=tmp_path / "run")

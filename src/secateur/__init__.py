@@ -24,17 +24,31 @@ if TYPE_CHECKING:
     from secateur.export import apply_mask as apply_mask
     from secateur.export import save_checkpoint as save_checkpoint
     from secateur.pruners import ICBS as ICBS
+    from secateur.pruners import DSnoT as DSnoT
+    from secateur.pruners import FisherSteps as FisherSteps
+    from secateur.pruners import GradientSteps as GradientSteps
+    from secateur.pruners import GramSwaps as GramSwaps
     from secateur.pruners import LearnedMask as LearnedMask
+    from secateur.pruners import LeastSquares as LeastSquares
     from secateur.pruners import OneShot as OneShot
+    from secateur.pruners import SparseGPT as SparseGPT
     from secateur.runs import Run as Run
     from secateur.runs import prune as prune
+    from secateur.tasks import CausalLM as CausalLM
     from secateur.tasks import Classification as Classification
 
 _HOMES = {
     "BlockProblem": "core.problem",
     "ICBS": "pruners",
+    "CausalLM": "tasks",
     "Classification": "tasks",
     "LearnedMask": "pruners",
+    "SparseGPT": "pruners",
+    "LeastSquares": "pruners",
+    "GramSwaps": "pruners",
+    "GradientSteps": "pruners",
+    "FisherSteps": "pruners",
+    "DSnoT": "pruners",
     "Limit": "core.limit",
     "Mask": "core.mask",
     "OneShot": "pruners",

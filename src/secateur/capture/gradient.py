@@ -41,7 +41,7 @@ def mean_gradient(
     Raises:
         SecateurError: the loss is NaN or infinite, or depends on no layer.
     """
-    weights = [layer.weight for layer in layers]
+    weights = list({id(layer.parameter): layer.parameter for layer in layers}.values())
     with differentiable(model, weights):
         # Weights are written between passes, so that no cast of them may be kept.
         kind = weights[0].device.type
@@ -53,8 +53,13 @@ def mean_gradient(
         found = torch.autograd.grad(loss, weights, allow_unused=True) if loss.requires_grad else ()
         value = float(losses.detach().double().mean())  # of finite losses it is finite
         if not math.isfinite(value):
-            check_losses(losses.detach(), "calibration samples")
-    reached = {layer.name: g for layer, g in zip(layers, found, strict=False) if g is not None}
+            check_losses(losses.detach(), "calibration samples", batch.index)
+    by_parameter = dict(zip(map(id, weights), found, strict=False))
+    reached = {
+        layer.name: layer.view(g)
+        for layer in layers
+        if (g := by_parameter.get(id(layer.parameter))) is not None
+    }
     if not reached:
         raise SecateurError(
             "the loss of a batch depends on no layer to be pruned: the model's forward detaches its outputs, "

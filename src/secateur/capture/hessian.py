@@ -36,12 +36,13 @@ def hessian(
     """Differentiate the mean loss over a block twice, by double backward."""
     keys = {layer.name: f"model.{layer.parameter_name}" for layer in layers}
     weights = {layer.name: layer.weight.detach() for layer in layers if layer.name in block.indices}
+    stored = {layer.name: layer.stored for layer in layers}
 
     def loss(values: Tensor) -> Tensor:
         replaced = {}
         for name, piece in block.split(values).items():
             flat = weights[name].reshape(-1).index_put((block.indices[name],), piece)
-            replaced[keys[name]] = flat.reshape(weights[name].shape)
+            replaced[keys[name]] = stored[name](flat.reshape(weights[name].shape))
         return _mean_loss(model, task, batch, replaced)
 
     values = block.gather(weights).requires_grad_(True)
@@ -63,7 +64,8 @@ def hessian_product(
     keys = {layer.name: f"model.{layer.parameter_name}" for layer in layers}
     weights = {layer.name: layer.weight.detach().clone().requires_grad_(True) for layer in layers}
     with evaluating(model), torch.enable_grad():
-        loss = _mean_loss(model, task, batch, {keys[name]: w for name, w in weights.items()})
+        stored = {keys[layer.name]: layer.stored(weights[layer.name]) for layer in layers}
+        loss = _mean_loss(model, task, batch, stored)
         gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
         along = torch.stack(
             [

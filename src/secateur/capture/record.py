@@ -70,22 +70,29 @@ def capture(
 
     Raises:
         ValueError: needs has more than one kind of rows.
+        SecateurError: a layer is one of a mixture's experts; or one of the reasons above.
     """
+    for layer in layers:
+        if layer.slot is not None:
+            raise SecateurError(
+                f"layer '{layer.name}' is one of a mixture's experts, which see positions of several samples "
+                f"together, and no gradient of a single sample can be told: {to_exclude(layer.name)}"
+            )
     kinds = [signal for signal in _ROWS if signal in needs]
     if len(kinds) > 1:
         raise ValueError(f"a tape has one kind of rows, not {len(kinds)}: {[kind.name for kind in kinds]}.")
-    backward = verify or bool(needs - {Signal.INPUTS})
-    with differentiable(model, [layer.weight for layer in layers], backward):
+    backward = verify or bool(needs - {Signal.INPUTS, Signal.MOMENTS})
+    with differentiable(model, [layer.parameter for layer in layers], backward):
         with _recording(layers) as records:
             outputs = task.forward(model, batch)
         losses = task.losses(outputs, batch.targets)
         size = losses.numel()
-        _check(losses, layers, records)
+        _check(losses, layers, records, batch.index)
         gradients: dict[str, Tensor] = {}
         rows: dict[str, Tensor] = {}
         if backward:
             kind = kinds[0] if kinds else None
-            count, cotangents = _cotangents(kind, task, outputs, generator, draws)
+            count, cotangents = _cotangents(kind, task, batch, outputs, generator, draws)
             found = _pull(losses.sum(), None, records, layers, retain=verify or count > 0)
             gradients = {n: _weight_gradient(uses, found[n], None, size) for n, uses in records.items()}
             if verify:
@@ -175,7 +182,7 @@ def _pull(
 
 
 def _cotangents(
-    kind: Signal | None, task: Task, outputs: Tensor, generator: torch.Generator, draws: int
+    kind: Signal | None, task: Task, batch: Batch, outputs: Tensor, generator: torch.Generator, draws: int
 ) -> tuple[int, Iterator[Tensor]]:
     """Give the vectors at the outputs whose pullbacks are the rows of the curvature, and their number."""
     if kind is Signal.GAUSS_NEWTON_ROWS:
@@ -187,7 +194,7 @@ def _cotangents(
     def sampled() -> Iterator[Tensor]:
         leaf = outputs.detach().requires_grad_(True)
         for _ in range(draws):
-            loss = task.losses(leaf, task.sample_targets(leaf.detach(), generator)).sum()
+            loss = task.losses(leaf, task.redraw(leaf.detach(), batch.targets, generator)).sum()
             # H = (1/S) sum_q G_q G_q', so that a draw out of R carries a factor 1/sqrt(R).
             yield torch.autograd.grad(loss, leaf)[0] / draws**0.5
 
@@ -251,14 +258,14 @@ def _verify(
     # Unequal weights, for the plain mean would come out right even if samples were taken for
     # positions: it is a sum over both.
     weights = torch.linspace(0.5, 1.5, size, dtype=losses.dtype, device=losses.device)
-    parameters = [layer.weight for layer in layers]
+    parameters = [layer.parameter for layer in layers]
     truths = torch.autograd.grad(
         (weights * losses).sum() / size, parameters, retain_graph=retain, allow_unused=True
     )
     for layer, truth in zip(layers, truths, strict=True):
         uses, pieces = records[layer.name], found[layer.name]
         ours = _weight_gradient(uses, pieces, weights, size).double()
-        theirs = torch.zeros_like(ours) if truth is None else truth.double()
+        theirs = torch.zeros_like(ours) if truth is None else layer.view(truth).double()
         dtypes = {layer.weight.dtype, *(x.dtype for x, _ in uses), *(piece.dtype for piece in pieces)}
         # Where the samples' gradients cancel, rounding is relative to them and not to their sum.
         d, x = _norm(pieces), _norm([x for x, _ in uses])
@@ -287,7 +294,7 @@ def _tolerance(dtypes: set[torch.dtype]) -> float:
     return 1e-3 if torch.get_float32_matmul_precision() == "highest" else 1e-2
 
 
-def _check(losses: Tensor, layers: Sequence[Layer], records: dict[str, _Uses]) -> None:
+def _check(losses: Tensor, layers: Sequence[Layer], records: dict[str, _Uses], index: Tensor | None) -> None:
     """Refuse what would make every later number meaningless."""
     samples = losses.numel()
     for name in (layer.name for layer in layers):
@@ -301,4 +308,4 @@ def _check(losses: Tensor, layers: Sequence[Layer], records: dict[str, _Uses]) -
                     f"layer '{name}' has inputs of the shape {list(x.shape)}, the first dimension of which "
                     f"does not count the {samples} samples (sequence first, for example): {to_exclude(name)}"
                 )
-    check_losses(losses, "calibration samples")
+    check_losses(losses, "calibration samples", index)

@@ -86,7 +86,7 @@ def demo(*, out: str = "runs/demo", seeds: int = 5, budget: str = "2s", quiet: F
 
 
 @app.command(
-    usage="Usage: secateur prune [RECIPE] [OPTIONS] [--FIELD VALUE ...]",
+    usage="Usage: secateur prune [RECIPE | --model FOLDER --data FILE] [OPTIONS] [--FIELD VALUE ...]",
     help_epilogue=(
         "Every field of a recipe can be set: by its path (--pruner.stage.block-size 512), or by its name "
         "where it occurs once (--block-size 512). A part is switched by name "
@@ -95,8 +95,12 @@ def demo(*, out: str = "runs/demo", seeds: int = 5, budget: str = "2s", quiet: F
 )
 def prune(
     *words: Annotated[str, Parameter(name="RECIPE", allow_leading_hyphen=True)],
+    model: str | None = None,
+    data: str | None = None,
     density: str | None = None,
     budget: str | None = None,
+    refit: str | None = None,
+    memory: str | None = None,
     seed: str | None = None,
     out: str | None = None,
     assets: str | None = None,
@@ -108,8 +112,12 @@ def prune(
 
     Args:
         words: a built-in recipe (`secateur recipes ls` lists them), a TOML file, or a run folder.
+        model: instead of a recipe: the folder of a Hugging Face causal language model, or its name.
+        data: with that, its text: a .txt, .jsonl or .parquet file, or a Hugging Face data set.
         density: fraction of the weights to keep, between 0 and 1.
         budget: such as 60s, 10min or 500steps: stop within it, and keep the best mask so far.
+        refit: what to do to the kept weights at the end: gradient, least-squares or fisher; none [default].
+        memory: what the run may take, such as 8GB.
         seed: everything random follows from it.
         out: the run folder to write [default: runs/RECIPE-N].
         assets: the folder that {assets} stands for in the recipe [default: $SECATEUR_ASSETS].
@@ -122,8 +130,12 @@ def prune(
     """
     from secateur.cli.prune import run_prune
 
-    named = {"density": density, "budget": budget, "seed": seed, "save_model": "true" if save_model else None}
-    fields = {f"run.{name}": value for name, value in named.items() if value is not None}
+    named = {
+        "run.density": density, "run.budget": budget, "run.seed": seed, "run.refit": refit,
+        "run.memory": memory,
+        "run.save_model": "true" if save_model else None, "model": model, "data": data,
+    }  # fmt: skip
+    fields = {name: value for name, value in named.items() if value is not None}
     return run_prune(words, fields, out=out, assets=assets, resume=resume, quiet=quiet)
 
 
@@ -187,20 +199,45 @@ def solve(
 
 
 @app.command
-def evaluate(subject: str, /, *, assets: str | None = None, batch_size: int = 1000) -> int:
+def evaluate(
+    subject: str,
+    /,
+    *,
+    data: str | None = None,
+    zeroshot: list[str] | None = None,
+    lm_eval: str | None = None,
+    include: str | None = None,
+    limit: int | None = None,
+    context: int | None = None,
+    stride: int | None = None,
+    assets: str | None = None,
+    batch_size: int | None = None,
+) -> int:
     """Evaluate a run again: build its model and data, apply its mask, measure, compare.
 
     Args:
-        subject: a run folder; or a recipe, whose model is then evaluated as it is.
+        subject: a run folder; a recipe, whose model is then evaluated as it is; or, with --data, --zeroshot
+            or --lm-eval, the folder of a Hugging Face language model.
+        data: text to measure a language model's perplexity on: .txt, .jsonl or .parquet.
+        zeroshot: a .jsonl file of multiple-choice questions (PIQA, ARC, WinoGrande, BLiMP or your own), as
+            often as needed.
+        lm_eval: tasks of the lm-evaluation-harness, separated by commas.
+        include: a folder of task files of your own for --lm-eval.
+        limit: questions of each file or task, at most [default: all].
+        context: tokens a window of --data [default: as many as the model has, at most 2048].
+        stride: tokens from one window of --data to the next [default: the context].
         assets: the folder that {assets} stands for in a recipe [default: $SECATEUR_ASSETS].
-        batch_size: samples a forward pass.
+        batch_size: samples a forward pass [default: as the data say; 8 windows of --data, 16 texts].
 
     Returns:
         The status.
     """
     from secateur.cli.evaluate import run_evaluate
+    from secateur.cli.language import Asked
 
-    return run_evaluate(subject, assets, batch_size)
+    tasks = tuple(task.strip() for task in (lm_eval or "").split(",") if task.strip())
+    asked = Asked(data, tuple(zeroshot or ()), tasks, include, limit, context, stride, batch_size)
+    return run_evaluate(subject, assets, batch_size, asked)
 
 
 @app.command

@@ -1,4 +1,4 @@
-"""`secateur evaluate`: measure a run's mask again, or a recipe's dense model."""
+"""`secateur evaluate`: measure a run's mask again, a recipe's dense model, or a language model."""
 
 import json
 from pathlib import Path
@@ -6,21 +6,27 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
+from secateur.cli.language import Asked, keep_records, measure, print_records, read_records
 from secateur.cli.tables import metric
 from secateur.core.errors import SecateurError
+from secateur.evaluation import evaluate, sparsity
+from secateur.export.outcome import apply_outcome
+from secateur.recipes import Ingredients, load, prepare
 
 # Sums in another order, on another number of threads, may differ so far.
 _TOLERANCE = 1e-4
 
 
-def run_evaluate(subject: str, assets: str | None, batch_size: int) -> int:
-    """Evaluate a run folder or a recipe.
+def run_evaluate(subject: str, assets: str | None, batch_size: int | None, asked: Asked | None = None) -> int:
+    """Evaluate a run folder, a recipe or the folder of a language model.
 
     Args:
-        subject: a run folder, or a recipe.
+        subject: a run folder, a recipe, or the folder of a Hugging Face model.
         assets: the folder that {assets} stands for.
-        batch_size: samples a forward pass.
+        batch_size: samples a forward pass; None: as the data say.
+        asked: other things to measure, in place of the run's or recipe's own evaluation.
 
     Returns:
         The status: 1 where a run's mask does not give what its report says.
@@ -28,31 +34,75 @@ def run_evaluate(subject: str, assets: str | None, batch_size: int) -> int:
     Raises:
         SecateurError: the folder is no run's, or its parts cannot be used.
     """
+    asked = asked or Asked()
+    asked.check()
     folder = Path(subject).expanduser()
-    is_run = folder.is_dir()
-    if is_run and not (folder / "mask.safetensors").is_file():
+    is_run = folder.is_dir() and (folder / "mask.safetensors").is_file()
+    if folder.is_dir() and not is_run:
+        if (folder / "config.json").is_file():
+            return _evaluate_model(str(folder), asked)
         raise SecateurError(
             f"{subject} holds no mask.safetensors: give the folder of a run that came to its end, "
             "or a recipe."
         )
-    from secateur.evaluation import evaluate, sparsity
-    from secateur.export import apply_mask
-    from secateur.recipes import load, prepare
-
     things = prepare(load(subject, assets=assets))
+    if asked:
+        return _evaluate_language(things, asked, folder if is_run else None, subject)
     console = Console()
     if is_run:
-        applied = apply_mask(things.model, folder)
-        total = sparsity(applied.mask)[-1]
-        console.print(
-            f"{folder.name}: {total.kept:,} of {total.weights:,} weights kept, density {total.density:.4g}",
-            highlight=False,
-        )
+        _apply(console, things.model, folder)
     found = evaluate(things.model, things.task, batch_size=batch_size)
     metrics = {name: value for name, value in found.items() if name not in ("samples", "seconds")}
     said = _reported(folder) if is_run else {}
     console.print(_table(metrics, said, int(found["samples"])))
     return _verdict(console, metrics, said) if said else 0
+
+
+def _evaluate_model(path: str, asked: Asked) -> int:
+    """Measure a language model from a folder of Hugging Face."""
+    if not asked:
+        raise SecateurError(
+            f"{path} is a model without data: say what to measure, with --data FILE, --zeroshot FILE or "
+            "--lm-eval TASKS."
+        )
+    import torch
+
+    from secateur.pretrained import load_pretrained, load_tokenizer
+
+    tokenizer = load_tokenizer(path)
+    model = load_pretrained(path).to("cuda" if torch.cuda.is_available() else "cpu")
+    print_records(Console(), {"model": measure(model, tokenizer, asked, "model")})
+    return 0
+
+
+def _evaluate_language(things: Ingredients, asked: Asked, run: Path | None, subject: str) -> int:
+    """Measure the language model of a recipe; of a run, before and after pruning."""
+    tokenizer = getattr(things.task, "tokenizer", None)
+    if tokenizer is None:
+        raise SecateurError(
+            f"{subject} has no tokenizer: --data, --zeroshot and --lm-eval are for language models, whose "
+            'recipes have data = "text".'
+        )
+    console = Console()
+    if run is None:
+        print_records(console, {"dense": measure(things.model, tokenizer, asked, "dense")})
+        return 0
+    read_records(run)  # before hours are spent
+    by_model = {"dense": measure(things.model, tokenizer, asked, "dense")}
+    _apply(console, things.model, run)
+    by_model["pruned"] = measure(things.model, tokenizer, asked, "pruned")
+    print_records(console, by_model)
+    console.print(f"added to {keep_records(run, by_model)}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _apply(console: Console, model: nn.Module, folder: Path) -> None:
+    """Turn the dense model into what a run made of it, and say how much is left."""
+    total = sparsity(apply_outcome(model, folder).mask)[-1]
+    console.print(
+        f"{folder.name}: {total.kept:,} of {total.weights:,} weights kept, density {total.density:.4g}",
+        highlight=False,
+    )
 
 
 def _reported(folder: Path) -> dict[str, Any]:

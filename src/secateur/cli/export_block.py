@@ -67,7 +67,7 @@ def _pose(recipe: Recipe, layers: Sequence[str], size: int | None) -> tuple[Bloc
             f"the pruner '{pruner.part_name}' exchanges no blocks: set --pruner icbs, or name another recipe."
         )
     things = prepare(recipe)
-    network = Network(things.model, settings.include, settings.exclude)
+    network = Network.of(things.model, things.task, settings.include, settings.exclude)
     for name in layers:
         if name not in network.shapes:
             raise SecateurError(f"there is no layer '{name}' to prune: {nearest(name, network.shapes)}")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -49,12 +50,7 @@ def run_prune(
         raise SecateurError(f"one recipe at a time: {' and '.join(named)} were named.")
     if resume is not None:
         _check_resume(resume, named, overrides, out)
-    elif not named:
-        raise SecateurError(
-            "name a recipe, such as `secateur prune digits`; `secateur recipes ls` lists them."
-        )
-    source = resume or named[0]
-    title = read_text(source)[0]
+    source, title = _source(resume, named, overrides)
     folder = Path(resume).expanduser() if resume else Path(out).expanduser() if out else next_folder(title)
     if not resume:
         _check_new(folder)
@@ -77,6 +73,46 @@ def run_prune(
     console.print(summary(run.report))
     _closing(console, folder)
     return 0
+
+
+def _source(
+    resume: str | None, named: Sequence[str], overrides: dict[str, Text]
+) -> tuple[str | dict[str, Any], str]:
+    """Give the recipe, and what to call it; a model and a file of text, taken from the fields, make one."""
+    if resume is not None or named:
+        recipe = resume or named[0]
+        return recipe, read_text(recipe)[0]
+    model, data = overrides.pop("model", None), overrides.pop("data", None)
+    if model is None and data is None:
+        raise SecateurError(
+            "name a recipe, such as `secateur prune digits` (`secateur recipes ls` lists them), or a "
+            "language model and a file of text: --model FOLDER --data FILE."
+        )
+    if model is None or data is None:
+        raise SecateurError(
+            "--model needs --data FILE: a .txt, .jsonl or .parquet file of text, or a Hugging Face data set."
+            if data is None
+            else "--data needs --model FOLDER: that of a Hugging Face causal language model."
+        )
+    return language_recipe(str(model), str(data)), Path(str(model)).expanduser().name or "model"
+
+
+def language_recipe(model: str, data: str) -> dict[str, Any]:
+    """Write the recipe that prunes a language model.
+
+    Args:
+        model: its folder, or its name on the hub.
+        data: a file of text, or a data set.
+
+    Returns:
+        The recipe as a table.
+    """
+    return {
+        "about": f"{model} by the default method",
+        "data": {"name": "text", "path": data, "tokenizer": model},
+        "model": {"name": "causal-lm", "path": model},
+        "run": {"density": 0.5, "budget": "10min"},
+    }
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:

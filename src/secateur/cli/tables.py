@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 
 _PERCENT = ("accuracy",)
-_SUBJECTS = (("dense", "dense"), ("start", "one-shot start"), ("pruned", "pruned"))
+_SUBJECTS = (("dense", "dense"), ("start", "one-shot start"), ("masked", "mask alone"), ("pruned", "pruned"))
 
 
 def metric(name: str, value: float | None) -> str:

@@ -1,6 +1,7 @@
 """The abstract curvature: from a tape to a quadratic model of the loss."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 from jaxtyping import Float
@@ -10,6 +11,9 @@ from secateur.core.block import Block
 from secateur.core.quadratic import QuadraticModel
 from secateur.core.signal import Signal
 from secateur.core.tape import Tape
+
+# Layer -> how far its weights are from the reference weights, [out, in].
+Displacement = Callable[[str], Tensor]
 
 
 class Linearisation(ABC):
@@ -79,3 +83,31 @@ class Curvature(ABC):
         Returns:
             The linearisation.
         """
+
+    def linearise_from(self, tape: Tape, displacement: Displacement) -> Linearisation:
+        """Model the objective around the point at which a tape was recorded, told where that is.
+
+        The loss does not depend on where the reference weights are; an objective that does overrides this.
+
+        Args:
+            tape: the records.
+            displacement: of the weights from the reference weights there.
+
+        Returns:
+            The linearisation.
+        """
+        return self.linearise(tape)
+
+    def measured(self, tape: Tape, before: Displacement, after: Displacement) -> float | None:
+        """Measure the change of the objective itself, where that is not the loss of the model.
+
+        Args:
+            tape: the records.
+            before: displacement of the weights from the reference weights where the tape was recorded.
+            after: the same, now.
+
+        Returns:
+            The change, in the unit of the predicted one; None where the objective is the loss, which the
+            model has to be run for.
+        """
+        return None

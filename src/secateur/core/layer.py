@@ -1,10 +1,11 @@
 """A prunable weight of a network, seen as a matrix [out, in]."""
 
 import fnmatch
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -15,28 +16,69 @@ from secateur.core.errors import SecateurError, nearest
 class Layer:
     """A prunable weight matrix, and every module that uses it.
 
+    The matrix is the parameter of a linear module, its transpose (the Conv1D of GPT-2), or one slice of
+    a parameter that holds a mixture's experts side by side.
+
     Attributes:
-        name: the name of the first module that uses the weight.
+        name: the name of the first module that uses the weight; of an expert, the name of the
+            parameter and the expert's number.
         modules: the modules; more than one where the weight is shared.
+        key: what the modules call the parameter.
+        transposed: whether the parameter has its inputs before its outputs.
+        slot: the number of the expert; None where the parameter is one matrix.
     """
 
     name: str
-    modules: tuple[nn.Linear, ...]
+    modules: tuple[nn.Module, ...]
+    key: str = "weight"
+    transposed: bool = False
+    slot: int | None = None
+
+    @property
+    def parameter(self) -> Tensor:
+        """The parameter itself, as the model stores it."""
+        return getattr(self.modules[0], self.key)
 
     @property
     def weight(self) -> Float[Tensor, "out in"]:
-        """The parameter itself, one row an output."""
-        return self.modules[0].weight
+        """The matrix, one row an output: a view of the parameter, so that writing to it changes the model."""
+        return self.view(self.parameter)
+
+    def view(self, stored: Tensor) -> Shaped[Tensor, "out in"]:
+        """Give the layer's part of anything that is shaped like the parameter.
+
+        Args:
+            stored: the parameter, its gradient, a mask of it.
+
+        Returns:
+            A view, one row an output.
+        """
+        matrix = stored if self.slot is None else stored[self.slot]
+        return matrix.mT if self.transposed else matrix
+
+    def stored(self, matrix: Float[Tensor, "out in"]) -> Tensor:
+        """Give a matrix as the parameter holds it, the inverse of `view`; not for experts.
+
+        Args:
+            matrix: one row an output.
+
+        Returns:
+            A view.
+        """
+        return matrix.mT if self.transposed else matrix
 
     @property
     def parameter_name(self) -> str:
-        """The weight's key in the model's `state_dict`."""
-        return f"{self.name}.weight" if self.name else "weight"
+        """The parameter's key in the model's `state_dict`."""
+        if self.slot is not None:
+            return self.name.rpartition(".")[0]
+        return f"{self.name}.{self.key}" if self.name else self.key
 
     @property
     def shape(self) -> tuple[int, int]:
         """Outputs and inputs."""
-        return (self.modules[0].out_features, self.modules[0].in_features)
+        outs, ins = self.weight.shape
+        return (outs, ins)
 
     @property
     def size(self) -> int:
@@ -49,8 +91,10 @@ def find_layers(
 ) -> tuple[Layer, ...]:
     """Find the linear layers whose names match, in the order the model lists them.
 
-    A weight shared by several modules is one layer. Weights shared with a module that is
-    not linear (an embedding, say) are left alone.
+    They are modules of the types torch.nn.Linear and transformers' Conv1D, and the experts of
+    transformers' mixtures, one layer for each expert and matrix. A weight shared by several modules is
+    one layer. Weights shared with a module that is not linear (an embedding, say) are left alone, and so
+    is what routes between experts.
 
     Args:
         model: the network.
@@ -64,27 +108,12 @@ def find_layers(
         SecateurError: a pattern matches nothing, no layer is left, or the weight of one that is
             left is computed rather than stored.
     """
-    # Not only the weights of embeddings: a decoder may hold its weight itself, and one that
-    # torch.nn.utils.prune has renamed is a linear module's, but no longer its "weight".
-    elsewhere = {
-        id(parameter)
-        for module in model.modules()
-        for key, parameter in module._parameters.items()
-        if parameter is not None and not (isinstance(module, nn.Linear) and key == "weight")
-    }
-    found: dict[int, list[tuple[str, nn.Linear]]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            # A weight that is computed is a new tensor every time, so that only the module tells.
-            stored = module._parameters.get("weight")
-            identity = id(module if stored is None else stored)
-            if identity not in elsewhere:
-                found.setdefault(identity, []).append((name, module))
-    layers = [Layer(uses[0][0], tuple(m for _, m in uses)) for uses in found.values()]
+    layers = all_layers(model)
     names = [layer.name for layer in layers]
     if not names:
         raise SecateurError(
-            "the model has no linear layers to prune: Secateur prunes the weights of torch.nn.Linear."
+            "the model has no linear layers to prune: Secateur prunes the weights of torch.nn.Linear, of "
+            "transformers' Conv1D and of its mixtures of experts."
         )
     for pattern in (*include, *exclude):
         if not fnmatch.filter(names, pattern):
@@ -108,6 +137,102 @@ def find_layers(
     return chosen
 
 
+def all_layers(model: nn.Module) -> list[Layer]:
+    """List every linear layer of a model, those too that cannot be pruned as their weight is computed.
+
+    Args:
+        model: the network.
+
+    Returns:
+        The layers, in the order the model lists them; neither weights shared with what is not linear, nor
+        what routes between experts.
+    """
+    # Not only the weights of embeddings: a decoder may hold its weight itself, and one that
+    # torch.nn.utils.prune has renamed is a linear module's, but no longer its "weight".
+    elsewhere = {
+        id(parameter)
+        for module in model.modules()
+        for key, parameter in module._parameters.items()
+        if parameter is not None and not (is_linear(module) and key == "weight")
+    }
+    routers = _routers(model)
+    found: dict[object, Layer] = {}
+    for name, module in model.named_modules():
+        if is_mixture(module):
+            candidates = [(_identity(layer), layer) for layer in _experts(name, module)]
+        elif is_linear(module) and id(module) not in routers:
+            layer = Layer(name, (module,), transposed=not isinstance(module, nn.Linear))
+            identity = _identity(layer)
+            candidates = [] if identity[0] in elsewhere else [(identity, layer)]
+        else:
+            continue
+        for identity, layer in candidates:
+            known = found.get(identity)
+            found[identity] = layer if known is None else replace(known, modules=(*known.modules, module))
+    return list(found.values())
+
+
+def _routers(model: nn.Module) -> set[int]:
+    """Find the linear modules that choose between experts, or weigh one that is always used."""
+    # They stand beside the mixture, by themselves or as the only linear part of what does, and have an
+    # output for each expert, or one.
+    found: set[int] = set()
+    for parent in model.modules():
+        for mixture in filter(is_mixture, parent.children()):
+            for beside in parent.children():
+                linear = [part for part in beside.modules() if is_linear(part)]
+                if beside is not mixture and len(linear) == 1:
+                    layer = Layer("", (linear[0],), transposed=not isinstance(linear[0], nn.Linear))
+                    found |= {id(linear[0])} if layer.shape[0] in (1, mixture.num_experts) else set()
+    return found
+
+
+def _identity(layer: Layer) -> tuple[int, int | None, str]:
+    """Tell a weight from others, shared ones being the same."""
+    # A weight that is computed is a new tensor every time, so that only the module tells.
+    module = layer.modules[0]
+    stored = module._parameters.get(layer.key)
+    return (id(module if stored is None else stored), layer.slot, layer.key)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Say whether a module is a linear map with its matrix as `weight`.
+
+    Args:
+        module: the module.
+
+    Returns:
+        True for torch.nn.Linear and transformers' Conv1D.
+    """
+    known = sys.modules.get("transformers.pytorch_utils")  # a model that has one has imported it
+    return isinstance(module, nn.Linear) or (known is not None and isinstance(module, known.Conv1D))
+
+
+def is_mixture(module: nn.Module) -> bool:
+    """Say whether a module holds the matrices of several experts in parameters of three dimensions.
+
+    Args:
+        module: the module.
+
+    Returns:
+        True where it does, and says whether they are transposed, as those of transformers do.
+    """
+    return hasattr(module, "num_experts") and hasattr(module, "is_transposed")
+
+
+def _experts(name: str, module: nn.Module) -> list[Layer]:
+    """Give a layer for each matrix of each expert."""
+    at = f"{name}." if name else ""
+    computed = getattr(module, "parametrizations", {}) if parametrize.is_parametrized(module) else {}
+    parameters = {key: getattr(module, key) for key in (*module._parameters, *computed)}
+    return [
+        Layer(f"{at}{key}.{slot}", (module,), key, bool(module.is_transposed), slot)
+        for key, parameter in parameters.items()
+        if parameter is not None and parameter.dim() == 3
+        for slot in range(parameter.shape[0])
+    ]
+
+
 def to_exclude(name: str) -> str:
     """Give the tail of an error message about a layer that cannot be pruned.
 
@@ -123,13 +248,13 @@ def to_exclude(name: str) -> str:
 def _check(layer: Layer) -> None:
     """Refuse a layer whose weight is computed: what is written to it would be lost."""
     module = layer.modules[0]
-    if parametrize.is_parametrized(module, "weight"):
+    if parametrize.is_parametrized(module, layer.key):
         raise SecateurError(
             f"layer '{layer.name}' is parametrized, so its weight is computed rather than stored: remove "
             "the parametrization first (torch.nn.utils.parametrize.remove_parametrizations), or exclude "
             "the layer."
         )
-    if module._parameters.get("weight") is None:
+    if module._parameters.get(layer.key) is None:
         raise SecateurError(
             f"the weight of layer '{layer.name}' is computed before each pass rather than stored, as by "
             "torch.nn.utils.prune or weight_norm: remove that first (torch.nn.utils.prune.remove, "

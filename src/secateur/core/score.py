@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from secateur.core.budget import Grouping
+from secateur.core.moments import Evidence
 from secateur.core.ranks import as_rows, from_rows
 from secateur.core.signal import Signal
-from secateur.core.tape import LayerTape
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Score(ABC):
 
     @abstractmethod
     def raw(
-        self, weight: Float[Tensor, "o i"], tape: LayerTape | None, generator: torch.Generator
+        self, weight: Float[Tensor, "o i"], evidence: Evidence, generator: torch.Generator
     ) -> Float[Tensor, "o i"]:
         """Score a layer's weights, before any ranking.
 
         Args:
             weight: the reference weights.
-            tape: the layer's records, if the score needs any.
+            evidence: of the layer, as far as the score asked for it.
             generator: where randomness comes from.
 
         Returns:
@@ -44,19 +44,19 @@ class Score(ABC):
         """
 
     def __call__(
-        self, weight: Float[Tensor, "o i"], tape: LayerTape | None, generator: torch.Generator
+        self, weight: Float[Tensor, "o i"], evidence: Evidence, generator: torch.Generator
     ) -> Float[Tensor, "o i"]:
         """Score a layer's weights and rank them as `ranking` says.
 
         Args:
             weight: the reference weights.
-            tape: the layer's records, if the score needs any.
+            evidence: of the layer, as far as the score asked for it.
             generator: where randomness comes from.
 
         Returns:
             Scores; higher = more worth keeping.
         """
-        return relative_rank(self.raw(weight, tape, generator), self.ranking)
+        return relative_rank(self.raw(weight, evidence, generator), self.ranking)
 
 
 def relative_rank(scores: Float[Tensor, "o i"], ranking: Grouping) -> Float[Tensor, "o i"]:

@@ -7,6 +7,7 @@ class Signal(Enum):
     """What a pass can record."""
 
     INPUTS = auto()  # the layers' inputs; asked for alone, they cost no backward pass
+    MOMENTS = auto()  # sums over the layers' inputs; likewise
     GRADIENT = auto()  # the mean gradient of the loss
     LOSS_ROWS = auto()  # output gradients of each sample's loss
     SAMPLED_ROWS = auto()  # output gradients for labels drawn from the model

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from secateur.core.block import Block
+from secateur.core.moments import Moments
 
 # Floats that a chunk of an intermediate may hold: 64 Mi, 256 MB in float32.
 CHUNK = 1 << 26
@@ -43,6 +44,11 @@ class LayerTape:
     def samples(self) -> int:
         """S."""
         return self.inputs.shape[1]
+
+    @property
+    def moments(self) -> Moments:
+        """Sums over all samples and positions of the inputs."""
+        return Moments.of(self.inputs.flatten(1).T)
 
     def _rows(self) -> Tensor:
         if self.rows is None:
@@ -91,6 +97,20 @@ class LayerTape:
             total += (rows[:, r] * weights[r]).reshape(outs, -1) @ flat.T
         return total
 
+    def push(self, direction: Float[Tensor, "o i"]) -> Float[Tensor, " q"]:
+        """Compute <G_q, V> for every row q, by one matrix product: the adjoint of `pullback`.
+
+        Args:
+            direction: V, [out, in].
+
+        Returns:
+            One number a row.
+        """
+        rows = self._rows()
+        _, samples, positions = self.inputs.shape
+        moved = (direction.to(rows.dtype) @ self.inputs.flatten(1)).reshape(-1, samples, positions)
+        return torch.einsum("orst,ost->rs", rows, moved).flatten()
+
     def diagonal(self) -> Float[Tensor, "o i"]:
         """Compute (1/S) sum_q G_q[i, j]^2, the diagonal of the curvature.
 
@@ -130,6 +150,35 @@ class Tape:
     losses: Float[Tensor, " s"]
     hessian: Callable[[Block], Tensor] | None = None
     hessian_product: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
+
+    @classmethod
+    def join(cls, tapes: "list[Tape]") -> "Tape":
+        """Join the tapes of the parts of a batch; one layer at a time is there twice.
+
+        Args:
+            tapes: the parts, which are emptied; none of them has a Hessian.
+
+        Returns:
+            The tape of the batch.
+        """
+        if len(tapes) == 1:
+            return tapes[0]
+        losses = torch.cat([tape.losses for tape in tapes])
+        shares = [tape.samples / losses.numel() for tape in tapes]
+        parts = [dict(tape.layers) for tape in tapes]
+        tapes.clear()
+        layers = {}
+        for name in list(parts[0]):
+            pieces = [part.pop(name) for part in parts]
+            gradient = sum(share * piece.gradient for share, piece in zip(shares, pieces, strict=True))
+            rows = [piece.rows for piece in pieces if piece.rows is not None]
+            assert isinstance(gradient, Tensor)
+            layers[name] = LayerTape(
+                torch.cat([piece.inputs for piece in pieces], 1),
+                gradient,
+                torch.cat(rows, 2) if rows else None,
+            )
+        return cls(layers, losses)
 
     @property
     def samples(self) -> int:

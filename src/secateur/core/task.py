@@ -20,31 +20,65 @@ class Batch:
     Attributes:
         inputs: what the model is called with; its first dimension counts samples.
         targets: what the loss compares with; likewise.
+        index: the number of each sample in its split, for messages; None where nobody said.
     """
 
     inputs: Any
     targets: Tensor
+    index: Int[Tensor, " s"] | None = None
 
     @property
     def size(self) -> int:
         """How many samples there are."""
         return self.targets.shape[0]
 
+    def split(self, samples: int | None) -> "list[Batch]":
+        """Divide the batch into smaller ones.
 
-def check_losses(losses: Float[Tensor, " s"], what: str) -> None:
+        Args:
+            samples: in each, at most; None: the batch stays whole.
+
+        Returns:
+            The parts, which share memory with the batch; the batch itself where its inputs are
+            neither a tensor nor tensors by name.
+        """
+        divisible = isinstance(self.inputs, Tensor | dict)
+        if samples is None or samples >= self.size or not divisible:
+            return [self]
+        parts = range(0, self.size, samples)
+        return [
+            Batch(
+                _rows(self.inputs, at, at + samples),
+                self.targets[at : at + samples],
+                None if self.index is None else self.index[at : at + samples],
+            )
+            for at in parts
+        ]
+
+
+def _rows(inputs: Any, begin: int, end: int) -> Any:
+    """Take some rows of a tensor, or of each of several."""
+    if isinstance(inputs, dict):
+        return {name: value[begin:end] for name, value in inputs.items()}
+    return inputs[begin:end]
+
+
+def check_losses(losses: Float[Tensor, " s"], what: str, index: Int[Tensor, " s"] | None = None) -> None:
     """Refuse losses that are not finite.
 
     Args:
         losses: the loss of each sample.
         what: what the samples are called.
+        index: the number of each.
 
     Raises:
         SecateurError: one is NaN or infinite.
     """
     if not torch.isfinite(losses).all():
-        bad = int((~torch.isfinite(losses)).sum())
+        bad = (~torch.isfinite(losses)).nonzero().flatten().cpu()
+        first = "" if index is None else f" (the first is number {int(index[bad[0]])}, counted from 0)"
         raise SecateurError(
-            f"the loss is NaN or infinite for {bad} of {losses.numel()} {what}: "
+            f"the loss is NaN or infinite for {len(bad)} of {losses.numel()} {what}{first}: "
             "check the inputs and their normalisation, and the weights."
         )
 
@@ -56,6 +90,22 @@ class Task(ABC):
     def disjoint(self) -> bool:
         """Whether no sample is both for calibration and for evaluation."""
         return True
+
+    @property
+    def ordered(self) -> bool:
+        """Whether neighbouring samples resemble one another, as pieces of one document do."""
+        return False
+
+    def prunable(self, model: nn.Module) -> tuple[str, ...]:
+        """Say which layers are pruned where the user names none.
+
+        Args:
+            model: the network.
+
+        Returns:
+            Glob patterns of their names.
+        """
+        return ("*",)
 
     @abstractmethod
     def size(self, split: Split) -> int:
@@ -117,6 +167,43 @@ class Task(ABC):
         Returns:
             Labels shaped like the targets.
         """
+
+    def redraw(self, outputs: Float[Tensor, "s ..."], targets: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw labels in the place of the true ones; where those count for nothing, so do the new ones.
+
+        Args:
+            outputs: what `forward` gave.
+            targets: the true labels.
+            generator: where the randomness comes from, on the CPU.
+
+        Returns:
+            Labels shaped like the targets.
+        """
+        return self.sample_targets(outputs, generator)
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse a model that the data do not fit, before anything is run.
+
+        Args:
+            model: the network.
+        """
+        return
+
+    @property
+    def per_pass(self) -> int | None:
+        """How many samples to pass through a model at once where nobody says; None: the caller decides."""
+        return None
+
+    def derived(self, means: dict[str, float]) -> dict[str, float]:
+        """Give further metrics that follow from the means of those that are summed.
+
+        Args:
+            means: mean by metric.
+
+        Returns:
+            The further ones.
+        """
+        return {}
 
     @abstractmethod
     def loss_hessian_factors(self, outputs: Float[Tensor, "s ..."]) -> Float[Tensor, "r s ..."]:

@@ -12,7 +12,7 @@ from secateur.core.task import Split, Task
 
 
 def evaluate(
-    model: nn.Module, task: Task, split: Split = "evaluation", *, batch_size: int = 1000
+    model: nn.Module, task: Task, split: Split = "evaluation", *, batch_size: int | None = None
 ) -> dict[str, float]:
     """Average the task's metrics over all samples of a split.
 
@@ -24,7 +24,8 @@ def evaluate(
         model: the network.
         task: data and metrics.
         split: ``"evaluation"`` for numbers to report.
-        batch_size: samples a forward pass, > 0; memory grows with it, results do not change.
+        batch_size: samples a forward pass, > 0; memory grows with it, results do not change. None: as the
+            task says, 1,000 as a rule.
 
     Returns:
         The mean of each metric (``"loss"`` in nats a sample, ``"accuracy"`` as a fraction),
@@ -33,6 +34,7 @@ def evaluate(
     Raises:
         SecateurError: the loss is NaN or infinite, or batch_size is not positive.
     """
+    batch_size = (task.per_pass or 1000) if batch_size is None else batch_size
     if batch_size < 1:
         raise SecateurError(f"batch_size is {batch_size}: evaluation needs at least 1 sample a batch.")
     begin, size, device = time.perf_counter(), task.size(split), device_of(model)
@@ -45,7 +47,7 @@ def evaluate(
                 sums[name] = sums.get(name, 0.0) + value
             _check(sums["loss"], split, int(index[0]), int(index[-1]))
     means = {name: total / size for name, total in sums.items()}
-    return means | {"samples": float(size), "seconds": time.perf_counter() - begin}
+    return means | task.derived(means) | {"samples": float(size), "seconds": time.perf_counter() - begin}
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -7,7 +7,8 @@ The three ways to keep the zeros:
   (torch.nn.utils.parametrize). Exact under every optimiser. The state_dict then holds
   ``name.parametrizations.weight.original`` and ``name.parametrizations.weight.0.keep`` in place of
   ``name.weight``; `Applied.remove`, or torch's ``remove_parametrizations(module, "weight",
-  leave_parametrized=True)``, puts the masked weight back as a plain parameter.
+  leave_parametrized=True)``, puts the masked weight back as a plain parameter. (Experts' parameters
+  have other names than ``weight``.)
 - ``"hook"`` leaves the parameters and the state_dict's keys as they are: gradients of pruned weights
   are zeroed, and the weights themselves before each forward pass and each ``state_dict()``.
 """
@@ -18,15 +19,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
 from secateur.core.errors import SecateurError, nearest
-from secateur.core.layer import Layer, find_layers
+from secateur.core.layer import Layer, find_layers, is_mixture
 from secateur.core.mask import Mask
+from secateur.export.stored import StoredMask, by_parameter
 
 Keep = Literal["once", "parametrization", "hook"]
 _WAYS = ("once", "parametrization", "hook")
@@ -41,16 +42,16 @@ class Masked(nn.Module):
 
     keep: Tensor
 
-    def __init__(self, keep: Bool[Tensor, "o i"]) -> None:
+    def __init__(self, keep: Bool[Tensor, "*shape"]) -> None:
         """Hold the mask.
 
         Args:
-            keep: True = kept.
+            keep: True = kept; shaped as the parameter is stored.
         """
         super().__init__()
         self.register_buffer("keep", keep)
 
-    def forward(self, weight: Float[Tensor, "o i"]) -> Float[Tensor, "o i"]:
+    def forward(self, weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Mask the weight.
 
         Args:
@@ -61,7 +62,7 @@ class Masked(nn.Module):
         """
         return weight.masked_fill(~self.keep, 0)
 
-    def right_inverse(self, weight: Float[Tensor, "o i"]) -> Float[Tensor, "o i"]:
+    def right_inverse(self, weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Say what to store so that a weight comes out: allows ``layer.weight = value``.
 
         Args:
@@ -84,8 +85,9 @@ class Applied:
     """
 
     mask: Mask
-    modules: dict[str, tuple[nn.Linear, ...]]
+    modules: dict[str, tuple[nn.Module, ...]]
     keep: Keep
+    _stored: list[StoredMask] = field(default_factory=list)
     _handles: list[RemovableHandle] = field(default_factory=list)
 
     def check(self) -> float:
@@ -97,16 +99,12 @@ class Applied:
         Raises:
             SecateurError: a pruned weight is not 0.
         """
-        for name, modules in self.modules.items():
-            for module in modules:
-                alive = int(
-                    torch.count_nonzero(module.weight.detach()[~self.mask[name].to(module.weight.device)])
+        for stored in self._stored:
+            for name, alive in stored.alive():
+                raise SecateurError(
+                    f"{alive} pruned weights of layer '{name}' are not 0: apply the mask again, with "
+                    'keep="parametrization" if the model is trained on.'
                 )
-                if alive:
-                    raise SecateurError(
-                        f"{alive} pruned weights of layer '{name}' are not 0: apply the mask again, with "
-                        'keep="parametrization" if the model is trained on.'
-                    )
         return self.mask.density
 
     def remove(self) -> None:
@@ -114,12 +112,12 @@ class Applied:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        for modules in self.modules.values():
-            for module in modules:
-                if parametrize.is_parametrized(module, "weight"):
-                    parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
-        for name, modules in self.modules.items():
-            _zero(modules[0].weight, self.mask[name])
+        for stored in self._stored:
+            for module in stored.modules:
+                if parametrize.is_parametrized(module, stored.key):
+                    parametrize.remove_parametrizations(module, stored.key, leave_parametrized=True)
+        for stored in self._stored:
+            stored.zero()
 
 
 def apply_mask(model: nn.Module, mask: Mask | str | Path, *, keep: Keep = "once") -> Applied:
@@ -141,15 +139,15 @@ def apply_mask(model: nn.Module, mask: Mask | str | Path, *, keep: Keep = "once"
     found = mask if isinstance(mask, Mask) else read_mask(mask)
     layers = match_layers(model, found)
     applied = Applied(found, {layer.name: layer.modules for layer in layers}, keep)
-    for layer in layers:
-        matrix = found[layer.name].to(layer.weight.device)
-        _zero(layer.weight, matrix)
+    for stored in by_parameter(layers, found):
+        applied._stored.append(stored)
+        stored.zero()
         if keep == "parametrization":
             # A shared weight stays shared: torch keeps the one parameter as every module's original.
-            for module in layer.modules:
-                parametrize.register_parametrization(module, "weight", Masked(matrix))
+            for module in stored.modules:
+                parametrize.register_parametrization(module, stored.key, Masked(stored.keep))
         elif keep == "hook":
-            applied._handles.extend(_hook(layer, matrix))
+            applied._handles.extend(_hook(stored))
     applied.check()
     return applied
 
@@ -188,7 +186,7 @@ def match_layers(model: nn.Module, mask: Mask) -> list[Layer]:
         SecateurError: a layer is missing or of another shape, or its weight is not a plain parameter.
     """
     for name, module in model.named_modules():
-        if parametrize.is_parametrized(module, "weight"):
+        if parametrize.is_parametrized(module, None if is_mixture(module) else "weight"):
             raise SecateurError(
                 f"the weight of '{name}' is parametrized already: remove that first, with the handle's "
                 "remove() or torch.nn.utils.parametrize.remove_parametrizations."
@@ -209,31 +207,26 @@ def match_layers(model: nn.Module, mask: Mask) -> list[Layer]:
     return [layers[name] for name in mask]
 
 
-def _hook(layer: Layer, matrix: Tensor) -> list[RemovableHandle]:
-    """Hook a layer so that its pruned weights stay 0."""
+def _hook(stored: StoredMask) -> list[RemovableHandle]:
+    """Hook the modules of a parameter so that its pruned weights stay 0."""
     handles: list[RemovableHandle] = []
-    for module in layer.modules:
-        handles.append(module.register_forward_pre_hook(partial(_rezero, matrix)))
-        handles.append(module.register_state_dict_pre_hook(partial(_rezero, matrix)))
-    weight = layer.weight
-    if weight.requires_grad:
+    for module in stored.modules:
+        handles.append(module.register_forward_pre_hook(partial(_rezero, stored)))
+        handles.append(module.register_state_dict_pre_hook(partial(_rezero, stored)))
+    parameter = getattr(stored.modules[0], stored.key)
+    if parameter.requires_grad:
         # With gradient and momentum at 0 an optimiser leaves a 0 alone, so that the weight is
         # right between a step and the next forward pass too.
-        handles.append(weight.register_hook(lambda grad: grad.masked_fill(~matrix.to(grad.device), 0)))
+        keep = stored.keep
+        handles.append(parameter.register_hook(lambda grad: grad.masked_fill(~keep.to(grad.device), 0)))
     return handles
 
 
-def _rezero(matrix: Tensor, module: nn.Module, *_: Any) -> None:
+def _rezero(stored: StoredMask, module: nn.Module, *_: Any) -> None:
     """Zero the pruned weights of a module before it is used or saved."""
-    assert isinstance(module.weight, Tensor)
+    parameter = getattr(module, stored.key)
     # Through .data, since a weight used twice in a pass must not count as modified in between.
-    module.weight.data.masked_fill_(~matrix.to(module.weight.device), 0)
-
-
-def _zero(weight: Tensor, matrix: Tensor) -> None:
-    """Write zeros where nothing is kept."""
-    with torch.no_grad():
-        weight.masked_fill_(~matrix.to(weight.device), 0)
+    parameter.data.masked_fill_(~stored.keep.to(parameter.device), 0)
 
 
 def _few(words: Iterable[str], most: int = 5) -> str:

@@ -1,5 +1,6 @@
 """Models: where networks come from."""
 
+from secateur.models.causal_lm import PretrainedLM, load_model, load_tokenizer
 from secateur.models.function import Function, find_function
 from secateur.models.mlp import MLP, GarmentClassifier
 from secateur.models.part import Model
@@ -11,9 +12,12 @@ __all__ = [
     "Function",
     "GarmentClassifier",
     "Model",
+    "PretrainedLM",
     "Trained",
     "find_function",
     "fit",
+    "load_model",
+    "load_tokenizer",
     "load_weights",
     "read_state_dict",
 ]

@@ -3,15 +3,23 @@
 from secateur.pruners.averaging import Averaging
 from secateur.pruners.batches import Batches
 from secateur.pruners.descent import Stage
+from secateur.pruners.dsnot import DSnoT
 from secateur.pruners.icbs import ICBS
+from secateur.pruners.layerwise import Layerwise, Site
 from secateur.pruners.learned_mask import LearnedMask
 from secateur.pruners.network import Network
 from secateur.pruners.one_shot import OneShot
 from secateur.pruners.pruner import Outcome, Pruner, State
+from secateur.pruners.refit import Refit
+from secateur.pruners.refits import FisherSteps, GradientSteps, LeastSquares
+from secateur.pruners.sequential import SequentialOneShot
 from secateur.pruners.session import Session
+from secateur.pruners.sparsegpt import SparseGPT
+from secateur.pruners.swaps import GramSwaps
 from secateur.pruners.trust import Region, Trust
 
 __all__ = [
-    "ICBS", "Averaging", "Batches", "LearnedMask", "Network", "OneShot", "Outcome", "Pruner", "Region",
-    "Session", "Stage", "State", "Trust",
+    "ICBS", "Averaging", "Batches", "DSnoT", "FisherSteps", "GradientSteps", "GramSwaps", "Layerwise",
+    "LearnedMask", "LeastSquares", "Network", "OneShot", "Outcome", "Pruner", "Refit", "Region",
+    "SequentialOneShot", "Session", "Site", "SparseGPT", "Stage", "State", "Trust",
 ]  # fmt: skip

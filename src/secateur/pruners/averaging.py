@@ -29,6 +29,8 @@ _ANNEALED: dict[str, Callable[[float], float]] = {
 }
 # A mini-batch is this share of the pool at most, so that its noise differs from step to step.
 _SHARE = 16
+# Over text.
+_PASSES = 5.0
 # Mini-batches that a layer which affects the loss is in at least once.
 _ENOUGH = 10
 # Seconds after which a stage ends where the budget is one of seconds: between stages a run is shown, saved
@@ -46,11 +48,14 @@ class Averaging:
         v = w0 * g / c,   u <- b u + (1 - b) v,   s <- (1 - f) s - e h u
 
     b is the momentum, f what is forgotten, e the rate, and h falls from 1 to 0 over the time
-    there is. To first order the loss falls by -w0 g if a weight is kept at its full size rather than
-    pruned, whichever it is now, so that s sums up the evidence for keeping it. For b = f = 0 the mask is
-    the exact minimiser, over the budget's masks, of the sum of all linear models seen so far and of a
-    proximal term, |m - s_0|^2 / 2, which is linear as all those masks have the same norm (dual averaging:
-    Nesterov 2009; Xiao 2010). Gradients at m * w0 that move the scores of all weights are a
+    there is. Where that is enough to go through the data more often than `passes` times, e is smaller in
+    proportion: what is learned from each sample in all is bounded, or else the mask would fit the samples
+    rather than what they are samples of. To first order the loss falls by -w0 g if a weight is kept at its
+    full size rather than pruned, whichever it is now, so that s sums up the evidence for keeping it. For b
+    = f = 0 the mask is the exact minimiser, over the budget's masks, of the sum of all linear models seen
+    so far and of a proximal term, |m - s_0|^2 / 2, which is linear as all those masks have the same norm
+    (dual averaging: Nesterov 2009; Xiao 2010). Gradients at m * w0 that move the scores of all weights are
+    a
     straight-through estimator (Bengio et al. 2013, arXiv:1308.3432; for masks Ramanujan et al. 2020,
     arXiv:1911.13299, and the movement scores of Sanh et al. 2020, arXiv:2005.07683).
 
@@ -78,6 +83,8 @@ class Averaging:
         length: mini-batches in a stage, at the end of which the guard samples are looked at; under a
             budget of seconds a stage also ends after 5 s.
         horizon: mini-batches in all, for a run without a budget.
+        passes: over the data, beyond which the rate falls in proportion; None = 5 where neighbouring samples
+            resemble one another (text), no bound otherwise; infinity = no bound.
         bfloat16: multiply matrices in bfloat16; None = where the hardware does so faster and the
             weights are in float32. Noise of mini-batches hides the rounding.
 
@@ -94,6 +101,7 @@ class Averaging:
     length: int = 50
     horizon: int = 2000
     bfloat16: bool | None = None
+    passes: float | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -106,6 +114,8 @@ class Averaging:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise SecateurError(f"{name} of averaging must be a whole number from 1, not {value}.")
+        if self.passes is not None and not self.passes > 0:
+            raise SecateurError(f"passes of averaging must be positive, not {self.passes}.")
         for name, words in (("unit", get_args(Unit)), ("anneal", tuple(_ANNEALED))):
             if getattr(self, name) not in words:
                 raise SecateurError(
@@ -138,7 +148,7 @@ class Averaging:
             kinds = {name: width(session.network.reference[name]) for name in names}
             first |= {name: (scores[name] / size).to(kinds[name]) for name in names}
         if self.unit == "first":  # the gradients' unit is put into the scores, once
-            pool, _ = batches.split(session.task.size("calibration"), session.seed)
+            pool, _ = session.divided(batches)
             index, _ = batches.draws(pool, session.seed, (0, 0), self._size(pool.numel()), 1)
             sensitivity = self._sensitivity(session, index[0])[1]
             unit = mean_size(list(sensitivity.values()))
@@ -158,7 +168,7 @@ class Averaging:
         Returns:
             Those of a mini-batch and of the guard.
         """
-        pool, guard = batches.split(session.task.size("calibration"), session.seed)
+        pool, guard = session.divided(batches)
         return self._size(pool.numel()) + guard.numel()
 
     def progress(self, session: Session, state: State, at: int = 0, share: float = 1.0) -> float:
@@ -191,16 +201,17 @@ class Averaging:
         Returns:
             The state after, and what happened.
         """
-        pool, guard = batches.split(session.task.size("calibration"), session.seed)
+        pool, guard = session.divided(batches)
         size = self._size(pool.numel())
         draws, cursor = batches.draws(pool, session.seed, state.cursor, size, self.length)
         scores, velocity = _copied(state.scores), _copied(state.velocity)
         # The guard samples are passed forward only, a third of a mini-batch's work each.
         closing = guard.numel() / (3 * size)
-        losses = self._go_through(session, state, draws, scores, velocity, closing, share)
+        often = size / pool.numel()
+        losses = self._go_through(session, state, draws, scores, velocity, closing, share, often)
         check_finite(velocity)
         mask = self._project(session, scores)
-        held = session.losses(session.batch(guard)) if guard.numel() else None
+        held = session.losses(guard) if guard.numel() else None
         after = replace(
             judged(state, mask, held),
             mask=mask,
@@ -231,6 +242,7 @@ class Averaging:
         velocity: dict[str, Tensor],
         closing: float,
         share: float,
+        often: float,
     ) -> list[float]:
         """Move scores and velocities, in place, by one mini-batch after the other while there is time.
 
@@ -242,6 +254,7 @@ class Averaging:
             velocity: u, by layer.
             closing: what ends the stage takes as long as so many mini-batches.
             share: of the run's budget that is for averaging.
+            often: passes over the data that one mini-batch is.
 
         Returns:
             The mean loss of each mini-batch, nats a sample.
@@ -249,6 +262,8 @@ class Averaging:
         losses: list[float] = []
         reached: set[str] = set()
         start, latest = time.perf_counter(), 0.0  # latest: seconds of the last mini-batch
+        bound = self.passes or (_PASSES if session.task.ordered else math.inf)
+        first = self.progress(session, state, 0, share)
         for at, index in enumerate(draws):
             begin, progress = time.perf_counter(), self.progress(session, state, at, share)
             late = session.clocked and begin - start > _LONGEST
@@ -258,7 +273,10 @@ class Averaging:
             loss, sensitivity = self._sensitivity(session, index)
             losses.append(loss)
             reached |= sensitivity.keys()
-            rate = self.rate * state.rate_factor * _ANNEALED[self.anneal](min(1.0, progress))
+            # The mini-batches of the whole run, as far as those of this stage tell, are 1 / each.
+            each = (self.progress(session, state, at + 1, share) - first) / (at + 1)
+            rate = self.rate * state.rate_factor * min(1.0, bound * each / often)
+            rate *= _ANNEALED[self.anneal](min(1.0, progress))
             with session.timed("select"):
                 self._move(session, scores, velocity, sensitivity, rate)
             latest = time.perf_counter() - begin

@@ -43,12 +43,16 @@ class Batches:
         if self.guard is not None and self.guard < 0:
             raise SecateurError(f"the number of guard samples cannot be negative: {self.guard}.")
 
-    def split(self, total: int, seed: int) -> tuple[Int[Tensor, " p"], Int[Tensor, " g"]]:
+    def split(
+        self, total: int, seed: int, ordered: bool = False
+    ) -> tuple[Int[Tensor, " p"], Int[Tensor, " g"]]:
         """Divide the calibration samples into a pool for batches and a guard set.
 
         Args:
             total: calibration samples.
             seed: the seed of the run.
+            ordered: whether neighbours resemble one another, so that the guard is taken in one piece: samples
+                from between those of the pool would not notice that masks are fitted to it.
 
         Returns:
             The pool and the guard set.
@@ -64,7 +68,12 @@ class Batches:
                 f"{total} calibration samples, {guard} of them held back as guard, are fewer than a batch of "
                 f"{self.size or 1}: lower the batch size or the guard, or give more data."
             )
-        order = torch.randperm(total, generator=generator(seed, "guard"))
+        draw = generator(seed, "guard")
+        if ordered:
+            begin = int(torch.randint(total, (1,), generator=draw))
+            order = torch.arange(begin, begin + total) % total
+        else:
+            order = torch.randperm(total, generator=draw)
         return order[guard:].sort()[0], order[:guard].sort()[0]
 
     def first_size(self, pool: int) -> int:

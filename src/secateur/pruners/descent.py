@@ -145,7 +145,7 @@ class Descent:
             least: seconds that recording took: the guess for the first block, and for
                 measuring the loss at the end.
         """
-        sizes = {layer.name: layer.size for layer in self.session.network.layers}
+        sizes = {x.name: x.size for x in self.session.network.layers if x.name in self.tape.layers}
         patience = self.order.patience(len(sizes), self.selector.remembers)
         idle, longest = 0, least
         while self.blocks < self.stage.blocks and idle < patience:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
 from secateur.core.block import Block
 from secateur.core.curvature import Curvature
@@ -15,7 +16,6 @@ from secateur.core.registry import register
 from secateur.core.score import Score
 from secateur.core.selector import LayerOrder, Selector
 from secateur.core.solver import Solver
-from secateur.core.task import Batch
 from secateur.curvature import EmpiricalFisher, Fisher
 from secateur.pruners.averaging import Averaging
 from secateur.pruners.batches import Batches
@@ -109,6 +109,19 @@ class ICBS(Pruner):
         judged = self.trust.adapt or (self.share > 0 and self.batches.guard != 0)
         return Limit() if judged else Limit(steps=3000)
 
+    @property
+    def bytes_a_weight(self) -> float:
+        """Scores, velocities, their copies and gradients; or stamps and gradients of blocks; and masks."""
+        return 24.0 if self.share > 0 else 12.0
+
+    def least_records(self, session: Session) -> int:
+        """Say how many bytes the tape of the largest layer takes; 0 where averaging is all."""
+        if self.share == 1:
+            return 0
+        pool, _ = session.divided(self.batches)
+        samples = self.batches.first_size(pool.numel())
+        return max(session.record_bytes(x, samples, self.curvature.draws) for x in session.network.layers)
+
     def warm_up(self, limit: Limit | None = None) -> None:
         """Have the solver's kernels compiled, unless averaging will take up the whole budget."""
         if self.share < 1 or limit is None or limit == Limit():
@@ -191,11 +204,12 @@ class ICBS(Pruner):
     def _exchange(self, session: Session, state: State) -> tuple[State, Outcome]:
         """Exchange blocks on one linearisation, measure, and keep or undo."""
         before = session.seconds["capture"]
-        batch, guard, cursor = self._samples(session, state)
-        descent = self._linearised(session, state, batch)
+        index, guard, cursor = self._samples(session, state)
+        descent = self._linearised(session, state, index)
         descent.run(least=session.seconds["capture"] - before)
         session.network.write(descent.mask)
-        measured = session.mean_loss(batch) - descent.tape.loss
+        error = self._error(session, state, descent)
+        measured = session.mean_loss(index) - descent.tape.loss if error is None else error
         flips = descent.mask.flips(state.mask)
         accepted = self.trust.accepts(measured) or flips == 0
         if not accepted:
@@ -210,24 +224,31 @@ class ICBS(Pruner):
             region=self.trust.judge(state.region, descent.predicted, measured, flips),
         )
         moved = accepted and flips > 0
-        loss = session.mean_loss(guard) if guard is not None and moved else state.guard
-        pool, _ = self.batches.split(session.task.size("calibration"), session.seed)
+        loss = session.mean_loss(guard) if guard.numel() and moved else state.guard
+        pool, _ = session.divided(self.batches)
         grown = self.batches.grown(state.samples, pool.numel())
-        after = compared(state, after, measured if moved else None, loss, grown)
+        # The guard samples speak of the loss: of another objective they need to share the sign alone.
+        gain = measured if error is None else 0.0
+        after = compared(state, after, gain if moved else None, loss, grown)
         converged = (self.trust.adapt or self.share > 0) and after.stall >= PATIENCE
         outcome = Outcome(
             predicted=descent.predicted,
             measured=measured,
-            loss=descent.tape.loss + (measured if accepted else 0.0),
+            loss=descent.tape.loss + (measured if accepted and error is None else 0.0),
             guard=loss,
             flips=after.mask.layer_flips(state.mask),
             blocks=descent.blocks,
-            samples=batch.size,
+            samples=index.numel(),
             ridge=state.region.ridge,
             accepted=accepted,
             gap=max(descent.gaps, default=None),
         )
         return replace(after, done=converged), outcome
+
+    def _error(self, session: Session, state: State, descent: Descent) -> float | None:
+        """Measure the change of the curvature's objective, where that is not the loss."""
+        before, after = (session.network.displacement(mask) for mask in (state.mask, descent.mask))
+        return self.curvature.measured(descent.tape, before, after)
 
     def pose(
         self, session: Session, state: State, layers: Sequence[str] = (), size: int | None = None
@@ -246,8 +267,8 @@ class ICBS(Pruner):
         Raises:
             SecateurError: there is nothing to exchange.
         """
-        batch, _, _ = self._samples(session, state)
-        descent = self._linearised(session, state, batch)
+        index, _, _ = self._samples(session, state)
+        descent = self._linearised(session, state, index)
         sizes = {layer.name: layer.size for layer in session.network.layers}
         stage = self.stage if size is None else self.stage.resized(size)
         chosen = {name: sizes[name] for name in layers or sizes}
@@ -256,15 +277,21 @@ class ICBS(Pruner):
             raise SecateurError(f"there is nothing to exchange in {' and '.join(chosen)}: {NOTHING}")
         return block, descent.pose(block, descent.linearisation.quadratic(block))
 
-    def _linearised(self, session: Session, state: State, batch: Batch) -> Descent:
+    def _linearised(self, session: Session, state: State, index: Tensor) -> Descent:
         """Record a batch, and stand at the beginning of a stage."""
+        with session.timed("capture"):
+            batch = session.batch(index)
         tape = session.record(
-            batch, self.curvature.needs | self.selector.needs, state.step, self.curvature.draws
+            batch,
+            self.curvature.needs | self.selector.needs,
+            state.step,
+            self.curvature.draws,
+            session.recorded(state.step, index.numel(), self.curvature.draws),
         )
         return Descent(
             session, self.selector, self.order, self.solver, self.stage,
             tape=tape,
-            linearisation=self.curvature.linearise(tape),
+            linearisation=self.curvature.linearise_from(tape, session.network.displacement(state.mask)),
             region=state.region,
             anchor=state.mask,
             stamps={n: s.clone() for n, s in state.stamps.items()},
@@ -273,11 +300,8 @@ class ICBS(Pruner):
             step=state.step,
         )  # fmt: skip
 
-    def _samples(self, session: Session, state: State) -> tuple[Batch, Batch | None, tuple[int, int]]:
-        """Fetch the stage's batch and the guard samples."""
-        pool, guard = self.batches.split(session.task.size("calibration"), session.seed)
+    def _samples(self, session: Session, state: State) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """Draw the stage's samples; name the guard samples, and the place in the stream."""
+        pool, guard = session.divided(self.batches)
         index, cursor = self.batches.draw(pool, session.seed, state.cursor, state.samples)
-        with session.timed("capture"):
-            batch = session.batch(index)
-            held = session.batch(guard) if guard.numel() else None
-        return batch, held, cursor
+        return index, guard, cursor

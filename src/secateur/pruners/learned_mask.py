@@ -39,6 +39,11 @@ class LearnedMask(Pruner):
     def _batches(self) -> Batches:
         return Batches(guard=self.guard)
 
+    @property
+    def bytes_a_weight(self) -> float:
+        """Scores, velocities, their copies, gradients and masks."""
+        return 24.0
+
     def least_samples(self, session: Session, state: State) -> int:
         """Say how many samples the next stage passes through the model at the least."""
         return self.averaging.least_samples(session, self._batches)

@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from secateur.core.errors import SecateurError
 from secateur.core.layer import Layer, find_layers
 from secateur.core.mask import Mask
+from secateur.core.task import Task
 
 
 class Network:
@@ -34,24 +35,36 @@ class Network:
             exclude: glob patterns for layers to leave alone.
 
         Raises:
-            SecateurError: a pattern matches nothing; weights are NaN, infinite, or in half
-                precision on the CPU.
+            SecateurError: a pattern matches nothing; weights are NaN or infinite.
         """
         self.model = model
         self.layers: tuple[Layer, ...] = find_layers(model, include, exclude)
         self.reference: dict[str, Tensor] = {}
         for layer in self.layers:
             weight = layer.weight.detach()
-            if weight.device.type == "cpu" and weight.dtype in (torch.float16, torch.bfloat16):
-                raise SecateurError(
-                    f"layer '{layer.name}' is in {str(weight.dtype).removeprefix('torch.')}, which is too "
-                    "coarse and slow on the CPU: convert the model first with model.float()."
-                )
             if not torch.isfinite(weight).all():
                 raise SecateurError(
                     f"layer '{layer.name}' has NaN or infinite weights: start from a sound checkpoint."
                 )
-            self.reference[layer.name] = weight.clone()
+            self.reference[layer.name] = weight.clone(memory_format=torch.contiguous_format)
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, task: Task, include: Sequence[str] | None, exclude: Sequence[str] = ()
+    ) -> "Network":
+        """Take those layers that the user, or else the task, says; refuse a model that the task does not fit.
+
+        Args:
+            model: the network.
+            task: what it is for.
+            include: glob patterns for layers to prune; None: as the task says.
+            exclude: glob patterns for layers to leave alone.
+
+        Returns:
+            The network.
+        """
+        task.check(model)
+        return cls(model, task.prunable(model) if include is None else include, exclude)
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
@@ -69,7 +82,7 @@ class Network:
         Returns:
             How many weights each has, by name; vectors (biases, norms) are not counted.
         """
-        ours = {id(layer.weight) for layer in self.layers}
+        ours = {id(layer.parameter) for layer in self.layers}
         return {
             name: parameter.numel()
             for name, parameter in self.model.named_parameters()
@@ -84,28 +97,44 @@ class Network:
         """
         return Mask({n: torch.ones_like(w, dtype=torch.bool) for n, w in self.reference.items()})
 
+    def displacement(self, mask: Mask) -> Callable[[str], Tensor]:
+        """Say how far mask * reference is from the reference.
+
+        Args:
+            mask: what is kept.
+
+        Returns:
+            Layer -> the difference, [out, in].
+        """
+        return lambda name: torch.where(mask[name], 0, -self.reference[name])
+
     @torch.no_grad()
-    def write(self, mask: Mask) -> None:
+    def write(self, mask: Mask, weights: Mapping[str, Tensor] | None = None) -> None:
         """Set the model's weights to mask * reference, bit for bit where kept.
 
         Args:
             mask: what is kept.
+            weights: by layer, to be used instead of the reference where they are.
         """
         for layer in self.layers:
-            weight = self.reference[layer.name]
+            weight = (weights or {}).get(layer.name, self.reference[layer.name])
             layer.weight.copy_(torch.where(mask[layer.name], weight, 0))
 
-    def holds(self, mask: Mask) -> bool:
+    def holds(self, mask: Mask, weights: Mapping[str, Tensor] | None = None) -> bool:
         """Say whether every module computes with mask * reference, bit for bit.
 
         Args:
             mask: what should be kept.
+            weights: by layer, that stand in the place of the reference.
 
         Returns:
             True where they do.
         """
         return all(
-            torch.equal(module.weight.detach(), self.reference[layer.name] * mask[layer.name])
+            torch.equal(
+                layer.view(getattr(module, layer.key).detach()),
+                torch.where(mask[layer.name], (weights or {}).get(layer.name, self.reference[layer.name]), 0),
+            )
             for layer in self.layers
             for module in layer.modules
         )

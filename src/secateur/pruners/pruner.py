@@ -35,6 +35,7 @@ class State:
         frozen: weights that never change, by layer; likewise.
         scores: the evidence for keeping each weight, by layer; likewise.
         velocity: the averaged gradients that move the scores, by layer; likewise.
+        weights: what the kept weights have become, by layer; empty where they are the trained ones.
         lowest: under ``"guard"``, the losses of the guard samples for the mask of an averaging stage that
             had the lowest mean.
         rate_factor: what the rate of averaging is multiplied with.
@@ -57,6 +58,7 @@ class State:
     frozen: dict[str, Tensor] = field(default_factory=dict)
     scores: dict[str, Tensor] = field(default_factory=dict)
     velocity: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
     lowest: dict[str, Tensor] = field(default_factory=dict)
     rate_factor: float = 1.0
     exchanging: bool = False
@@ -70,7 +72,7 @@ class State:
         families = {
             "mask": self.mask.layers, "best": self.best.layers, "start": self.start.layers,
             "stamps": self.stamps, "frozen": self.frozen, "scores": self.scores, "velocity": self.velocity,
-            "lowest": self.lowest,
+            "lowest": self.lowest, "weights": self.weights,
         }  # fmt: skip
         # A clone each: a safetensors file cannot hold tensors that share memory.
         return {f"{f}/{n}": t.detach().cpu().clone() for f, ts in families.items() for n, t in ts.items()}
@@ -97,7 +99,7 @@ class State:
         Returns:
             The state.
         """
-        kinds = ("mask", "best", "start", "stamps", "frozen", "scores", "velocity", "lowest")
+        kinds = ("mask", "best", "start", "stamps", "frozen", "scores", "velocity", "lowest", "weights")
         families: dict[str, dict[str, Tensor]] = {kind: {} for kind in kinds}
         for key, tensor in tensors.items():
             family, name = key.split("/", 1)
@@ -114,6 +116,7 @@ class State:
             scores=families["scores"],
             velocity=families["velocity"],
             lowest=families["lowest"],
+            weights=families["weights"],
             **fields,
         )
 
@@ -154,6 +157,24 @@ class Pruner(ABC):
     """Chooses a mask. Its fields are its settings; what it remembers is in the `State`."""
 
     part_name: ClassVar[str] = "pruner"
+    # Whether the kept weights change with the mask.
+    updates: ClassVar[bool] = False
+
+    @property
+    def bytes_a_weight(self) -> float:
+        """What it keeps for each prunable weight while it runs: masks, by default."""
+        return 4.0
+
+    def least_records(self, session: Session) -> int:
+        """Say how many bytes of records, beside the passes themselves, it holds at the least.
+
+        Args:
+            session: what to work with.
+
+        Returns:
+            None at all, by default.
+        """
+        return 0
 
     @property
     def default_limit(self) -> Limit:

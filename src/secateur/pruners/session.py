@@ -1,24 +1,27 @@
 """What a pruner is given, and what it remembers from step to step."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from secateur.capture import capture, mean_gradient
+from secateur.capture import capture, mean_gradient, moments
 from secateur.core.budget import Budget
 from secateur.core.errors import SecateurError
+from secateur.core.layer import Layer, to_exclude
 from secateur.core.mask import Mask
 from secateur.core.modes import evaluating
+from secateur.core.moments import Evidence, Moments
 from secateur.core.ranks import as_rows, from_rows, mark_best
 from secateur.core.score import Score
 from secateur.core.seeds import generator
 from secateur.core.signal import Signal
 from secateur.core.tape import Tape
 from secateur.core.task import Batch, Task, check_losses
+from secateur.pruners.batches import Batches
 from secateur.pruners.network import Network
 
 
@@ -34,11 +37,15 @@ class Session:
         out_of_time: says whether a further piece of work, of so many seconds, would exceed
             the time allowed.
         progress: steps done -> the share of the run's budget that is spent, None without a budget.
+        remaining: seconds left; None without a budget of seconds.
         clocked: whether the budget is one of seconds, so that steps may end by the clock.
         notice: tells the user something.
         seconds: seconds spent by activity.
         verified: whether a recorded gradient has been compared with autograd's.
         exact: whether the model has been found not to run in bfloat16.
+        chunk: samples that one pass takes at most; None: no bound.
+        positions: that one sample gives each layer, where that has been found out.
+        room: bytes that records of layers may take; None: no bound.
     """
 
     network: Network
@@ -47,6 +54,7 @@ class Session:
     seed: int
     out_of_time: Callable[[float], bool] = lambda _: False
     progress: Callable[[float], float | None] = lambda _: None
+    remaining: Callable[[], float | None] = lambda: None
     clocked: bool = False
     notice: Callable[[str], None] = lambda _: None
     seconds: dict[str, float] = field(
@@ -54,6 +62,9 @@ class Session:
     )
     verified: bool = False
     exact: bool = False
+    chunk: int | None = None
+    positions: dict[str, int] = field(default_factory=dict)
+    room: int | None = None
 
     @contextmanager
     def timed(self, activity: str) -> Iterator[None]:
@@ -71,6 +82,17 @@ class Session:
         finally:
             self.seconds[activity] = self.seconds.get(activity, 0.0) + time.perf_counter() - begin
 
+    def divided(self, batches: Batches) -> tuple[Tensor, Tensor]:
+        """Divide the calibration samples.
+
+        Args:
+            batches: says how many are held back.
+
+        Returns:
+            Those to draw batches from, and the guard.
+        """
+        return batches.split(self.task.size("calibration"), self.seed, self.task.ordered)
+
     def batch(self, index: Tensor) -> Batch:
         """Fetch calibration samples.
 
@@ -80,10 +102,68 @@ class Session:
         Returns:
             The batch, on the model's device.
         """
-        return self.task.batch("calibration", index, self.network.device)
+        return replace(self.task.batch("calibration", index, self.network.device), index=index)
 
-    def record(self, batch: Batch, needs: frozenset[Signal], step: int, draws: int = 1) -> Tape:
-        """Run the model as it stands on a batch and record it.
+    def passes(self, index: Tensor) -> Iterator[Batch]:
+        """Fetch calibration samples, as many at a time as one pass may take.
+
+        Args:
+            index: which.
+
+        Yields:
+            Batches of `chunk` samples.
+        """
+        for part in index.split(self.chunk or max(1, index.numel())):
+            yield self.batch(part)
+
+    def recorded(self, step: int, samples: int, rows: int) -> Sequence[Layer]:
+        """Say which layers a stage records: all, or, without room for that, one group after the other.
+
+        Args:
+            step: the number of the stage.
+            samples: that it records.
+            rows: gradients at the outputs that are kept of each.
+
+        Returns:
+            The layers.
+        """
+        layers = self.network.layers
+        if self.room is None:
+            return layers
+        groups: list[list[Layer]] = [[]]
+        taken = 0
+        for layer in layers:
+            size = self.record_bytes(layer, samples, rows)
+            if groups[-1] and taken + size > self.room:
+                groups.append([])
+                taken = 0
+            groups[-1].append(layer)
+            taken += size
+        return groups[step % len(groups)]
+
+    def record_bytes(self, layer: Layer, samples: int, rows: int) -> int:
+        """Say how many bytes the record of a layer takes: inputs, rows at the outputs, mean gradient.
+
+        Args:
+            layer: the layer.
+            samples: that are recorded.
+            rows: gradients at the outputs that are kept of each.
+
+        Returns:
+            The bytes.
+        """
+        outs, ins = layer.shape
+        return 4 * (samples * self.positions.get(layer.name, 1) * (ins + rows * outs) + outs * ins)
+
+    def record(
+        self,
+        batch: Batch,
+        needs: frozenset[Signal],
+        step: int,
+        draws: int = 1,
+        layers: Sequence[Layer] | None = None,
+    ) -> Tape:
+        """Run the model as it stands on a batch and record it, `chunk` samples a pass.
 
         The first gradient of a session is compared with autograd's own, at the price of one
         backward pass, so that a model that is not what the tape takes it for is refused.
@@ -93,17 +173,21 @@ class Session:
             needs: what to record.
             step: for the seed of sampled labels.
             draws: labels drawn for each sample.
+            layers: which layers; None: all.
 
         Returns:
             The tape.
         """
         labels = generator(self.seed, "labels", step)
-        verify = not self.verified and needs != frozenset({Signal.INPUTS})
+        whole = Signal.HESSIAN in needs  # which is taken of all samples at once
+        tapes = []
         with self.timed("capture"):
-            model, layers = self.network.model, self.network.layers
-            tape = capture(model, self.task, batch, layers, needs, labels, draws, verify=verify)
-        self.verified |= verify
-        return tape
+            model, layers = self.network.model, self.network.layers if layers is None else layers
+            for part in batch.split(None if whole else self.chunk):
+                verify = not self.verified and needs != frozenset({Signal.INPUTS})
+                tapes.append(capture(model, self.task, part, layers, needs, labels, draws, verify=verify))
+                self.verified |= verify
+            return Tape.join(tapes)
 
     def gradient(self, index: Tensor, bfloat16: bool = False) -> tuple[float, dict[str, Tensor]]:
         """Differentiate the mean loss of some calibration samples at the model as it stands.
@@ -113,11 +197,24 @@ class Session:
             bfloat16: multiply matrices in bfloat16.
 
         Returns:
-            The loss, nats a sample, and the gradient of each layer.
+            The loss, nats a sample, and the gradient of each layer that was reached; summed over passes
+            in float32 or wider.
         """
+        loss, gradients = 0.0, {}
         with self.timed("capture"):
-            network, batch = self.network, self.batch(index)
-            return mean_gradient(network.model, self.task, batch, network.layers, bfloat16)
+            network = self.network
+            for batch in self.passes(index):
+                share = batch.size / index.numel()
+                mean, found = mean_gradient(network.model, self.task, batch, network.layers, bfloat16)
+                loss += share * mean
+                if share == 1:
+                    return mean, found
+                for name, gradient in found.items():
+                    if name in gradients:
+                        gradients[name].add_(gradient, alpha=share)
+                    else:
+                        gradients[name] = gradient.mul_(share)
+        return loss, gradients
 
     def fast_gradient(self, index: Tensor) -> tuple[float, dict[str, Tensor]]:
         """Give the same in bfloat16, or, from the first time that fails, in the model's own precision.
@@ -153,54 +250,78 @@ class Session:
         """
         if guard.numel() == 0:
             return None
-        losses = self.losses(self.batch(guard))
-        check_losses(losses, "guard samples of the calibration data")
+        losses = self.losses(guard)
+        check_losses(losses, "guard samples of the calibration data", guard)
         return float(losses.mean())
 
     @torch.no_grad()
-    def losses(self, batch: Batch) -> Tensor:
-        """Measure the loss of each sample of the model as it stands.
+    def losses(self, index: Tensor) -> Tensor:
+        """Measure the loss of each of some calibration samples of the model as it stands.
 
         Args:
-            batch: the samples.
+            index: which.
 
         Returns:
             The losses in float64, nats.
         """
-        model = self.network.model
+        model, task = self.network.model, self.task
         with self.timed("evaluate"), evaluating(model):
-            return self.task.losses(self.task.forward(model, batch), batch.targets).double()
+            found = [task.losses(task.forward(model, b), b.targets).double() for b in self.passes(index)]
+        return torch.cat(found)
 
-    def mean_loss(self, batch: Batch) -> float:
-        """Measure the mean loss of the model as it stands.
+    def mean_loss(self, index: Tensor) -> float:
+        """Measure the mean loss of some calibration samples of the model as it stands.
 
         Args:
-            batch: the samples.
+            index: which.
 
         Returns:
             The loss, nats a sample.
         """
-        return float(self.losses(batch).mean())
+        return float(self.losses(index).mean())
 
-    def one_shot(self, score: Score, batch: Batch) -> tuple[Mask, dict[str, Tensor]]:
+    def evidence(self, needs: frozenset[Signal], index: Tensor) -> dict[str, Evidence]:
+        """Gather what a score asks for, of the model as it stands.
+
+        Args:
+            needs: the gradient, the moments of the inputs, both or neither.
+            index: the samples to gather it from.
+
+        Returns:
+            The evidence by layer.
+
+        Raises:
+            SecateurError: a layer has no gradient.
+        """
+        network, names = self.network, self.network.shapes
+        gradients: dict[str, Tensor] = {}
+        sums: dict[str, Moments] = {}
+        if Signal.MOMENTS in needs:
+            with self.timed("capture"):
+                sums = moments(network.model, self.task, self.passes(index), network.layers)
+        if Signal.GRADIENT in needs:
+            gradients = self.gradient(index)[1]
+            for name in names:
+                if name not in gradients:
+                    raise SecateurError(f"layer '{name}' does not affect the loss: {to_exclude(name)}")
+        return {name: Evidence(gradients.get(name), sums.get(name)) for name in names}
+
+    def one_shot(self, score: Score, index: Tensor) -> tuple[Mask, dict[str, Tensor]]:
         """Score the dense network and keep the best of each group, ties by position.
 
         Args:
             score: by what.
-            batch: the samples for scores that need any.
+            index: the samples for scores that need any.
 
         Returns:
             The mask, which meets the budget, and the scores.
         """
         network = self.network
         network.write(network.dense_mask())
-        tape = self.record(batch, score.needs, 0) if score.needs else None
+        evidence = self.evidence(score.needs, index)
         draw = generator(self.seed, "score")
         with self.timed("select"):
-            scores = {
-                name: score(weight, tape.layers[name] if tape else None, draw)
-                for name, weight in network.reference.items()
-            }
+            scores = {name: score(weight, evidence[name], draw) for name, weight in network.reference.items()}
             mask = keep_best(scores, self.budget)
         network.write(mask)
         return mask, scores

@@ -19,9 +19,9 @@ def one_shot_state(session: Session, score: Score, batches: Batches) -> tuple[St
     Returns:
         The state before the first step, and the scores by layer.
     """
-    pool, guard = batches.split(session.task.size("calibration"), session.seed)
+    pool, guard = session.divided(batches)
     size = batches.first_size(pool.numel())
     index, _ = batches.draw(pool, session.seed, (0, 0), size)
-    mask, scores = session.one_shot(score, session.batch(index))
+    mask, scores = session.one_shot(score, index)
     loss = session.guard_loss(guard)
     return State(mask, mask, mask, samples=size, guard=loss, best_guard=loss), scores

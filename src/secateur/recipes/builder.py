@@ -1,5 +1,6 @@
 """From tables to parts: one builder for all of them, guided by their type hints."""
 
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -25,6 +26,7 @@ from secateur.recipes.hints import (
 )
 
 NONE = "none"  # TOML has no null
+_BARE = re.compile(r"[+-]?\.\d+")  # people type .5, which is no number in TOML
 
 
 class Text(str):
@@ -191,7 +193,7 @@ def read_typed(value: Any) -> Any:
     try:
         return tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        return value
+        return float(value) if _BARE.fullmatch(value) else value
 
 
 def _items(value: Any) -> Any:

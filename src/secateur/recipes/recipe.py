@@ -8,16 +8,17 @@ from typing import Any, Literal
 from secateur.allocation import Uniform
 from secateur.core.allocation import Allocation
 from secateur.core.budget import Grouping
+from secateur.core.data import Data
 from secateur.core.errors import SecateurError
 from secateur.core.limit import Limit
 from secateur.models import Model
 from secateur.pruners.pruner import Pruner
+from secateur.pruners.refit import Refit
 from secateur.recipes import build as _build  # enters every part into the registry
 from secateur.recipes import overrides as _overrides
 from secateur.recipes.builder import build_dataclass
 from secateur.recipes.describe import describe
 from secateur.recipes.files import absolute, dump, expand, read_table
-from secateur.tasks import Source
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ class RunSettings:
         grouping: within what the number of kept weights is fixed; None: as the allocation needs.
         budget: such as ``"60s"``, ``"10min"`` or ``"500steps"``; None: until it converges.
         seed: of everything random.
-        include: glob patterns of layers to prune.
+        refit: what is done to the kept weights when the mask is found; None: nothing.
+        memory: what the run may take, such as ``"8GB"``; None: no bound.
+        include: glob patterns of layers to prune; None: as the data's task says, all as a rule.
         exclude: glob patterns of layers to leave alone.
         device: where to compute: ``"cpu"`` or ``"cuda"``.
         save_model: write the pruned model into the run folder.
@@ -41,7 +44,9 @@ class RunSettings:
     grouping: Grouping | None = None
     budget: str | None = None
     seed: int = 0
-    include: tuple[str, ...] = ("*",)
+    refit: Refit | None = None
+    memory: str | None = None
+    include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     device: Literal["cpu", "cuda"] = "cpu"
     save_model: bool = False
@@ -72,7 +77,7 @@ class Recipe:
         about: one line on what it is for.
     """
 
-    data: Source
+    data: Data
     model: Model
     pruner: Pruner
     run: RunSettings = field(default_factory=RunSettings)

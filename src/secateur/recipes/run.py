@@ -13,7 +13,6 @@ from secateur.core.task import Task
 from secateur.recipes.recipe import Recipe
 from secateur.report import write_page
 from secateur.runs import Run, prune
-from secateur.tasks import Classification
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +45,7 @@ def prepare(recipe: Recipe) -> Ingredients:
             "the recipe asks for device = 'cuda', but torch sees no GPU: set run.device = 'cpu', or see "
             "`secateur doctor`."
         )
-    task = Classification.from_source(recipe.data)
+    task = recipe.data.task()
     return Ingredients(task, recipe.model.build(task).to(recipe.run.device))
 
 
@@ -83,6 +82,8 @@ def run_recipe(
         grouping=settings.grouping,
         budget=settings.budget,
         seed=settings.seed,
+        refit=settings.refit,
+        memory=settings.memory,
         include=settings.include,
         exclude=settings.exclude,
         out=out,

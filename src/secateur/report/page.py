@@ -10,7 +10,7 @@ from secateur.report.read import RunRecord, read_run
 from secateur.report.style import to_svg
 
 PAGE_FILE = "report.html"
-_SUBJECTS = (("dense", "dense"), ("start", "one-shot start"), ("pruned", "pruned"))
+_SUBJECTS = (("dense", "dense"), ("start", "one-shot start"), ("masked", "mask alone"), ("pruned", "pruned"))
 _PERCENT = ("accuracy",)
 
 
@@ -97,8 +97,7 @@ def _layers(run: RunRecord) -> list[dict[str, Any]]:
 
 def _gain(run: RunRecord) -> str | None:
     """Say how much of the loss that one-shot pruning cost was won back."""
-    losses = [run.metrics(subject).get("loss") for subject, _ in _SUBJECTS]
-    dense, start, pruned = losses
+    dense, start, pruned = (run.metrics(subject).get("loss") for subject in ("dense", "start", "pruned"))
     if dense is None or start is None or pruned is None or start <= dense:
         return None
     return f"{100 * (start - pruned) / (start - dense):.0f} %"

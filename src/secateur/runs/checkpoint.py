@@ -15,7 +15,7 @@ from secateur.core.files import replacing
 from secateur.pruners import State
 
 # The number rises whenever a checkpoint's content changes.
-_FORMAT = "secateur-state-4"
+_FORMAT = "secateur-state-5"
 
 
 def write_checkpoint(path: Path, state: State, facts: dict[str, Any]) -> None:

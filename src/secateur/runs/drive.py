@@ -2,21 +2,23 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from secateur.core.errors import SecateurError
 from secateur.core.events import Evaluated, Event, Finished, Noticed, Started, Stepped
 from secateur.core.limit import Limit
 from secateur.core.mask import Mask
 from secateur.evaluation import evaluate
-from secateur.export import save_checkpoint
-from secateur.pruners import Outcome, Pruner, Session, State
+from secateur.export import is_pretrained, save_checkpoint, save_pretrained
+from secateur.pruners import Outcome, Pruner, Refit, Session, State
 from secateur.runs.clock import Clock
 from secateur.runs.folder import REPORT, RunFolder
+from secateur.runs.memory import Needs, peak_bytes, plan
 from secateur.runs.report import build_report
 
 Listener = Callable[[Event], None]
@@ -55,6 +57,8 @@ class Drive:
         identity: digests of what a resumed run must share with the one it goes on with.
         listeners: called with every event.
         stop: asked between steps whether to stop there.
+        refit: what is done to the kept weights at the end; None: nothing.
+        memory: bound on the memory of the run, bytes; None: no bound.
         evaluation: metrics of what has been evaluated, by subject.
         notices: what the user has been told.
     """
@@ -67,6 +71,8 @@ class Drive:
     identity: dict[str, str]
     listeners: tuple[Listener, ...]
     stop: Callable[[], bool]
+    refit: Refit | None = None
+    memory: int | None = None
     evaluation: dict[str, dict[str, float]] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
 
@@ -75,10 +81,13 @@ class Drive:
         self.clock = Clock(self.limit)
         self._compiling, self._evaluating = 0.0, 0.0
         self._saved_at, self._save_seconds = -1.0, 0.0
+        self.needs: Needs | None = None  # of memory
+        self._closing = 0.0  # seconds that the last evaluation and the last files take
         self._least = 0.0  # seconds a sample that a step takes at the least
         self.session.out_of_time = lambda seconds: self.clock.lacks(seconds)
         self.session.clocked = self.limit.seconds is not None
         self.session.progress = lambda steps: self.clock.progress(steps)
+        self.session.remaining = lambda: self.clock.remaining
         self.session.notice = self.notice
 
     def run(self, save_model: bool) -> Run:
@@ -90,6 +99,7 @@ class Drive:
         Returns:
             The run.
         """
+        self._foresee()
         self._warm_up()
         state = self._resume()
         if state is None:
@@ -110,6 +120,13 @@ class Drive:
         if message not in self.notices:
             self.notices.append(message)
             self.emit(Noticed(self.clock.elapsed, message))
+
+    def _foresee(self) -> None:
+        """Find out how much memory is needed, where there is a bound or samples are large."""
+        session = self.session
+        if self.memory is None and session.task.per_pass is None:
+            return
+        self.needs = plan(session, self.pruner, self.refit, self.memory)
 
     def _warm_up(self) -> None:
         begin = time.perf_counter()
@@ -146,6 +163,8 @@ class Drive:
                 f"rounding to whole weights in each {session.budget.grouping} group makes the density "
                 f"{kept / total:.4g} instead of {self.density:.4g}."
             )
+        if self.needs is not None:
+            yield self.needs.sentence
         others = network.other_weights()
         if others:
             share = sum(others.values()) / (total + sum(others.values()))
@@ -169,7 +188,7 @@ class Drive:
             raise SecateurError(
                 "the one-shot mask does not meet the budget: this is a bug, please report it."
             )
-        network.write(state.mask)
+        network.write(state.mask, state.weights)
         self._evaluate("start")
         self.clock.began = self.clock.elapsed
         self._save(state, force=True)
@@ -194,9 +213,10 @@ class Drive:
         self.clock = Clock(self.limit, facts["elapsed"])
         self.session.seconds.update(facts["seconds"])
         self.evaluation, self.notices = facts["evaluation"], facts["notices"]
-        self.clock.reserve, self.clock.began = facts["reserve"], facts["began"]
-        self._least = facts["least"]
-        self.session.network.write(state.mask)
+        self.clock.began = facts["began"]
+        self._least, self._closing = facts["least"], facts["closing"]
+        self._hold_back()
+        self.session.network.write(state.mask, state.weights)
         self._started(state.step)
         return state
 
@@ -262,7 +282,7 @@ class Drive:
             "seconds": self.session.seconds,
             "evaluation": self.evaluation,
             "notices": self.notices,
-            "reserve": self.clock.reserve,
+            "closing": self._closing,
             "began": self.clock.began,
             "least": self._least,
             "log_size": self.folder.log_size(),
@@ -274,8 +294,10 @@ class Drive:
 
     def _hold_back(self) -> None:
         """Keep time for the last evaluation and the last files."""
-        reserve = 1.5 * self._evaluating + 3 * self._save_seconds + 0.2
-        self.clock.reserve = max(self.clock.reserve, reserve)
+        passes = 1.5 if self.refit is None else 2.5
+        self._closing = max(self._closing, passes * self._evaluating + 3 * self._save_seconds + 0.2)
+        share = self.refit.share if self.refit is not None else 0.0
+        self.clock.reserve = self._closing + share * (self.limit.seconds or 0.0)
 
     def _evaluate(self, subject: str) -> None:
         with self.session.timed("evaluate"):
@@ -287,12 +309,32 @@ class Drive:
         self._hold_back()
         self.emit(Evaluated(self.clock.elapsed, subject, metrics, int(found["samples"]), found["seconds"]))
 
+    def _refit(self, refit: Refit, mask: Mask, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Give the kept weights new values, and write them to the model."""
+        self.clock.reserve = self._closing
+        with self.session.timed("refit"):
+            found = {**weights, **refit(self.session, mask, weights)}
+        for name, weight in found.items():
+            if not torch.isfinite(weight).all():
+                raise SecateurError(
+                    f"the refit made weights of layer '{name}' NaN or infinite: use more damping or a "
+                    "smaller rate, or leave the refit out."
+                )
+        reference = self.session.network.reference
+        found = {name: torch.where(mask[name], w, 0).to(reference[name]) for name, w in found.items()}
+        self.session.network.write(mask, found)
+        return found
+
     def _finish(self, state: State, reason: str, save_model: bool) -> Run:
         """Write the best mask to the model, verify it, evaluate, and report."""
-        network, mask = self.session.network, state.best
-        network.write(mask)
+        network, mask, weights = self.session.network, state.best, state.weights
+        network.write(mask, weights)
+        if self.refit is not None:
+            self._save(state, force=True)
+            self._evaluate("masked")
+            weights = self._refit(self.refit, mask, weights)
         self._evaluate("pruned")
-        if not (self.session.budget.is_met_by(mask) and network.holds(mask)):
+        if not (self.session.budget.is_met_by(mask) and network.holds(mask, weights)):
             raise SecateurError(
                 "the model's weights are not those of a mask that meets the budget: something changes them "
                 "in its forward pass, or this is a bug, please report it."
@@ -301,13 +343,27 @@ class Drive:
         flips = mask.flips(state.start)
         mask = Mask(mask.layers, {"seed": str(self.session.seed), "density": str(self.density)})
         report = build_report(
-            self.session, self.pruner, mask, self.density, self.evaluation, self.notices,
+            self.session, self.pruner, self.refit, mask, self.density, self.evaluation, self.notices,
             seconds=self.clock.elapsed, flips=flips, steps=state.step, reason=reason,
         )  # fmt: skip
+        if self.needs is not None:
+            report["memory"] = {**asdict(self.needs), "total": self.needs.total}
+        report.setdefault("memory", {})["peak"] = peak_bytes(network.device)
         if self.folder is not None:
             self.folder.save_mask(mask)
+            if weights:
+                self.folder.save_weights(weights)
             if save_model:
-                save_checkpoint(network.model, self.folder.path / "model.safetensors", mask=mask)
+                self._save_model(self.folder.path, mask)
             self.folder.write_json(REPORT, report)
         self.emit(Finished(self.clock.elapsed, state.step, reason, flips))
         return Run(network.model, mask, report, self.folder.path if self.folder else None)
+
+    def _save_model(self, folder: Path, mask: Mask) -> None:
+        """Write the pruned model, one of transformers as a checkpoint folder of its own."""
+        model = self.session.network.model
+        if is_pretrained(model):
+            tokenizer = getattr(self.session.task, "tokenizer", None)
+            save_pretrained(model, folder / "model", tokenizer=tokenizer, mask=mask)
+        else:
+            save_checkpoint(model, folder / "model.safetensors", mask=mask)

@@ -2,10 +2,13 @@
 
 import contextlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
 from secateur.core.errors import SecateurError
 from secateur.core.events import Event
@@ -14,8 +17,9 @@ from secateur.core.mask import Mask
 from secateur.pruners import State
 from secateur.runs.checkpoint import read_checkpoint, write_checkpoint
 
-EVENTS, STATE, MASK, REPORT, RECIPE = (
-    "events.jsonl", "state.safetensors", "mask.safetensors", "report.json", "recipe.toml"
+EVENTS, STATE, MASK, WEIGHTS, REPORT, RECIPE = (
+    "events.jsonl", "state.safetensors", "mask.safetensors", "weights.safetensors", "report.json",
+    "recipe.toml",
 )  # fmt: skip
 
 
@@ -23,7 +27,8 @@ class RunFolder:
     """Reads and writes the files of one run.
 
     recipe.toml (resolved), events.jsonl (one line an event), state.safetensors (what a resume
-    needs), mask.safetensors, report.json, and model.safetensors where asked for. Each but the
+    needs), mask.safetensors, weights.safetensors where kept weights changed, report.json, and the pruned
+    model where asked for. Each but the
     log is replaced as a whole, so that a run killed at any moment leaves a folder that can be
     resumed.
     """
@@ -83,7 +88,7 @@ class RunFolder:
             (folder.path / EVENTS).touch()
             for entry in folder.path.iterdir():
                 if _is_remains(entry):
-                    entry.unlink()
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         except OSError as error:
             raise SecateurError(f"cannot write to the run folder '{path}': {error.strerror}.") from error
         return folder
@@ -189,6 +194,15 @@ class RunFolder:
         """
         with replacing(self.path / MASK) as temporary:
             mask.save(temporary)
+
+    def save_weights(self, weights: dict[str, Tensor]) -> None:
+        """Replace the file of the weights that are not the trained ones any more.
+
+        Args:
+            weights: by layer, [out, in], pruned ones 0.
+        """
+        with replacing(self.path / WEIGHTS) as temporary:
+            save_file({n: w.detach().cpu().contiguous() for n, w in weights.items()}, str(temporary))
 
 
 def _is_remains(entry: Path) -> bool:

@@ -16,8 +16,9 @@ from secateur.core.allocation import Allocation
 from secateur.core.budget import as_grouping
 from secateur.core.errors import SecateurError
 from secateur.core.limit import Limit
+from secateur.core.sizes import parse_bytes
 from secateur.core.task import Task
-from secateur.pruners import ICBS, Network, Pruner, Session
+from secateur.pruners import ICBS, Network, Pruner, Refit, Session
 from secateur.runs.drive import Drive, Listener, Run
 from secateur.runs.folder import RECIPE, RunFolder
 
@@ -32,7 +33,9 @@ def prune(
     grouping: str | None = None,
     budget: str | Limit | None = None,
     seed: int = 0,
-    include: Sequence[str] = ("*",),
+    refit: Refit | None = None,
+    memory: str | None = None,
+    include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     out: str | Path | None = None,
     recipe: Mapping[str, Any] | None = None,
@@ -44,7 +47,8 @@ def prune(
     """Prune a trained network in place; on any failure the model is as it was before.
 
     Args:
-        model: the network; its kept weights stay bit for bit what they are.
+        model: the network; its kept weights stay bit for bit what they are, unless the pruner
+            or a refit updates them.
         task: data and loss.
         pruner: the method; `ICBS` by default.
         density: fraction of the prunable weights to keep, in (0, 1).
@@ -54,7 +58,12 @@ def prune(
         budget: ``"60s"``, ``"10min"``, ``"500steps"``; by default until nothing improves. The
             seconds count from the first evaluation to the last; loading and compiling come before.
         seed: everything random follows from it.
-        include: glob patterns for layers to prune.
+        refit: what is done to the kept weights when the mask is found; None: nothing, they stay bit for
+            bit what they were.
+        memory: what the run may take on the model's device, such as ``"8GB"``, the model included; by default
+            what there is.
+        include: glob patterns for layers to prune; None: those that the task says, all linear layers as
+            a rule.
         exclude: glob patterns for layers to leave alone.
         out: the run folder to write.
         recipe: the resolved recipe, written into the run folder.
@@ -75,7 +84,8 @@ def prune(
     pruner = pruner or ICBS()
     allocation = allocation or Uniform()
     groups = as_grouping(grouping or ("global" if isinstance(allocation, Global) else "layer"))
-    network = Network(model, include, exclude)
+    bound = None if memory is None else parse_bytes(memory)
+    network = Network.of(model, task, include, exclude)
     counts = allocation.budget(network.shapes, density, groups)
     limit = Limit.parse(budget)
     if limit == Limit():
@@ -84,7 +94,7 @@ def prune(
         "model": network.fingerprint(),
         "data set": _data_digest(task),
         "settings": f"{pruner!r} density={density} {allocation!r} {groups} seed={seed} "
-        f"samples={task.size('calibration')}",
+        f"samples={task.size('calibration')} {refit!r}",
     }
     toml = tomli_w.dumps(dict(recipe)) if recipe is not None else None
     folder = None
@@ -92,9 +102,18 @@ def prune(
         folder = RunFolder.open(out) if resume else RunFolder.create(out, toml)
         if resume and toml is not None:
             folder.write_text(RECIPE, toml)  # the budget may be another
-    session = Session(network, task, counts, seed)
+    session = Session(network, task, counts, seed, chunk=task.per_pass)
     drive = Drive(
-        session, pruner, density, limit, folder, identity, tuple(listeners), stop or (lambda: False)
+        session,
+        pruner,
+        density,
+        limit,
+        folder,
+        identity,
+        tuple(listeners),
+        stop or (lambda: False),
+        refit,
+        bound,
     )
     try:
         with network.restored_on_failure(), _own_precision(network.device):

@@ -6,14 +6,15 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from secateur.core.mask import Mask
-from secateur.pruners import Pruner, Session
+from secateur.pruners import Pruner, Refit, Session
 
-_PACKAGES = ("secateur", "torch", "numpy", "numba", "safetensors")
+_PACKAGES = ("secateur", "torch", "transformers", "numpy", "numba", "safetensors")
 
 
 def build_report(
     session: Session,
     pruner: Pruner,
+    refit: Refit | None,
     mask: Mask,
     density: float,
     evaluation: Mapping[str, Mapping[str, float]],
@@ -29,6 +30,7 @@ def build_report(
     Args:
         session: what the pruner worked with; its seconds by activity are reported.
         pruner: the method.
+        refit: what was done to the kept weights; None: nothing.
         mask: the mask found.
         density: the density asked for.
         evaluation: metrics of ``dense``, ``start`` and ``pruned``.
@@ -59,10 +61,17 @@ def build_report(
         "method": pruner.part_name,
         "settings": repr(pruner),
         "grouping": session.budget.grouping,
-        "weights": "mask only",
+        "weights": _weights(pruner, refit),
         "versions": versions(),
         "notices": list(notices),
     }
+
+
+def _weights(pruner: Pruner, refit: Refit | None) -> str:
+    """Say what became of the kept weights."""
+    if refit is not None:
+        return f"refit by {refit!r}"
+    return "updated with the mask" if pruner.updates else "mask only"
 
 
 def versions() -> dict[str, str]:

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from secateur.core.moments import Evidence
 from secateur.core.registry import register
 from secateur.core.score import Score
 from secateur.core.signal import Signal
-from secateur.core.tape import LayerTape
 
 
 @register("score", "gradient")
@@ -25,8 +25,8 @@ class Gradient(Score):
     needs: ClassVar[frozenset[Signal]] = frozenset({Signal.GRADIENT})
 
     def raw(
-        self, weight: Float[Tensor, "o i"], tape: LayerTape | None, generator: torch.Generator
+        self, weight: Float[Tensor, "o i"], evidence: Evidence, generator: torch.Generator
     ) -> Float[Tensor, "o i"]:
         """Score a layer's weights."""
-        assert tape is not None
-        return (weight * tape.gradient).abs()
+        assert evidence.gradient is not None
+        return (weight * evidence.gradient).abs()

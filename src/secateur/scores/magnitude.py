@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from secateur.core.moments import Evidence
 from secateur.core.registry import register
 from secateur.core.score import Score
-from secateur.core.tape import LayerTape
 
 
 @register("score", "magnitude")
@@ -17,7 +17,7 @@ class Magnitude(Score):
     """|w| (Janowsky 1989; Han et al. 2015, arXiv:1506.02626)."""
 
     def raw(
-        self, weight: Float[Tensor, "o i"], tape: LayerTape | None, generator: torch.Generator
+        self, weight: Float[Tensor, "o i"], evidence: Evidence, generator: torch.Generator
     ) -> Float[Tensor, "o i"]:
         """Score a layer's weights."""
         return weight.abs()

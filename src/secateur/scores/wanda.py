@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from secateur.core.budget import Grouping
+from secateur.core.moments import Evidence
 from secateur.core.registry import register
 from secateur.core.score import Score
 from secateur.core.signal import Signal
-from secateur.core.tape import LayerTape
 
 
 @register("score", "wanda")
@@ -22,12 +22,14 @@ class Wanda(Score):
     Ranked per output by default, as published.
     """
 
-    needs: ClassVar[frozenset[Signal]] = frozenset({Signal.INPUTS})
+    needs: ClassVar[frozenset[Signal]] = frozenset({Signal.MOMENTS})
     ranking: Grouping = "output"
 
     def raw(
-        self, weight: Float[Tensor, "o i"], tape: LayerTape | None, generator: torch.Generator
+        self, weight: Float[Tensor, "o i"], evidence: Evidence, generator: torch.Generator
     ) -> Float[Tensor, "o i"]:
         """Score a layer's weights."""
-        assert tape is not None
-        return weight.abs() * tape.inputs.flatten(1).norm(dim=1)
+        assert evidence.moments is not None
+        if evidence.moments.count == 0:  # an expert that no position came to
+            return weight.abs()
+        return weight.abs() * evidence.moments.norms

@@ -1,11 +1,12 @@
 """Weights near the boundary between pruned and kept."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from secateur.core.moments import Evidence
 from secateur.core.registry import register
 from secateur.core.score import Score
 from secateur.core.selector import LayerView, Selector
@@ -32,8 +33,11 @@ class Boundary(Selector):
 
     def gain(self, view: LayerView) -> Float[Tensor, "o i"]:
         """Give the score of the pruned weights and minus that of the kept ones."""
-        tape = view.tape
-        if Signal.GRADIENT in self.score.needs:  # that of the point the stage has come to
-            tape = replace(tape, gradient=view.linearisation.gradient(view.name))
-        scores = self.score(view.reference, tape, view.generator)
+        needs = self.score.needs
+        evidence = Evidence(
+            # That of the point the stage has come to.
+            view.linearisation.gradient(view.name) if Signal.GRADIENT in needs else None,
+            view.tape.moments if Signal.MOMENTS in needs else None,
+        )
+        scores = self.score(view.reference, evidence, view.generator)
         return torch.where(view.mask, -scores, scores)

@@ -1,16 +1,20 @@
 """Tasks: what a batch is, the loss of each sample, and where the data come from."""
 
 from secateur.tasks.arrays import Arrays
+from secateur.tasks.causal_lm import CausalLM
 from secateur.tasks.classification import Classification
 from secateur.tasks.digits import Digits
 from secateur.tasks.division import Division
 from secateur.tasks.huggingface import HuggingFace
 from secateur.tasks.idx import Idx
 from secateur.tasks.images import Images
-from secateur.tasks.samples import Labelled, Normalisation, Samples, Source
+from secateur.tasks.samples import Labelled, Normalisation, Samples
+from secateur.tasks.source import Source
+from secateur.tasks.text import Text
 
 __all__ = [
     "Arrays",
+    "CausalLM",
     "Classification",
     "Digits",
     "Division",
@@ -21,4 +25,5 @@ __all__ = [
     "Normalisation",
     "Samples",
     "Source",
+    "Text",
 ]

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from secateur.core.errors import SecateurError, nearest
 from secateur.core.registry import register
 from secateur.tasks.division import Division
-from secateur.tasks.samples import Labelled, Normalisation, Samples, Source
+from secateur.tasks.samples import Labelled, Normalisation, Samples
+from secateur.tasks.source import Source
 
 _PAIRS = (("x", "y"), ("inputs", "labels"), ("images", "labels"), ("data", "targets"), ("data", "labels"))
 _CALIBRATION = ("", "train", "calibration")

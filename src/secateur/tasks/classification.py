@@ -9,11 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from secateur.core.data import Data
 from secateur.core.errors import SecateurError
 from secateur.core.task import Batch, Split, Task
 from secateur.tasks.division import Division
 from secateur.tasks.from_torch import read_dataset
-from secateur.tasks.samples import Labelled, Normalisation, Samples, Source
+from secateur.tasks.samples import Labelled, Normalisation, Samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,16 +37,22 @@ class Classification(Task):
         return self.samples.disjoint
 
     @classmethod
-    def from_source(cls, source: Source) -> "Classification":
+    def from_source(cls, source: Data) -> "Classification":
         """Load the data of a source.
 
         Args:
-            source: where the data come from.
+            source: where samples with labels come from.
 
         Returns:
             The task.
+
+        Raises:
+            SecateurError: the source gives no such samples.
         """
-        return cls(source.load())
+        task = source.task()
+        if not isinstance(task, cls):
+            raise SecateurError(f"the data source {source.part_name} gives no samples with a class each.")
+        return task
 
     @classmethod
     def from_arrays(

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from secateur.core.registry import register
-from secateur.tasks.samples import Labelled, Normalisation, Samples, Source
+from secateur.tasks.samples import Labelled, Normalisation, Samples
+from secateur.tasks.source import Source
 
 _EVALUATION = 500
 # Coprime to the 1,797 images, so that stepping by it visits each once, in an order without

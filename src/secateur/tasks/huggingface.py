@@ -20,7 +20,8 @@ from secateur.core.registry import register
 from secateur.tasks.checks import as_inputs
 from secateur.tasks.division import Division
 from secateur.tasks.pictures import Pictures
-from secateur.tasks.samples import Labelled, Normalisation, Samples, Source
+from secateur.tasks.samples import Labelled, Normalisation, Samples
+from secateur.tasks.source import Source
 
 _INPUTS = ("image", "img", "pixel_values", "images", "input", "inputs", "x", "features")
 _LABELS = ("label", "labels", "target", "class", "y", "fine_label")
@@ -170,7 +171,10 @@ def open_splits(path: str, configuration: str | None) -> dict[str, Any]:
     except Exception as error:  # datasets raises errors of many kinds, its dependencies' among them
         reason = " ".join(str(error).split())
         if local.exists():
-            raise SecateurError(f"cannot read the data set in '{path}' ({reason}).") from error
+            raise SecateurError(
+                f"cannot read the data set in '{path}' ({reason[:200].rstrip('.')}): give a folder written "
+                "by save_to_disk, or .parquet, .json, .jsonl or .csv files."
+            ) from error
         raise SecateurError(
             f"cannot get the data set '{path}' ({reason[:200]}): without a network, give as path a folder "
             "written by save_to_disk, or a local .parquet, .json, .jsonl or .csv file."

@@ -15,7 +15,8 @@ from torch import Tensor
 from secateur.core.errors import SecateurError
 from secateur.core.registry import register
 from secateur.tasks.division import Division
-from secateur.tasks.samples import Labelled, Normalisation, Samples, Source
+from secateur.tasks.samples import Labelled, Normalisation, Samples
+from secateur.tasks.source import Source
 
 _BYTES = 0x08  # the type code of unsigned bytes, the only one these data sets use
 

@@ -11,7 +11,8 @@ from secateur.core.errors import SecateurError, nearest
 from secateur.core.registry import register
 from secateur.tasks.division import Division
 from secateur.tasks.pictures import Pictures, is_picture
-from secateur.tasks.samples import Labelled, Normalisation, Samples, Source
+from secateur.tasks.samples import Labelled, Normalisation, Samples
+from secateur.tasks.source import Source
 
 _EVALUATION = ("test", "val", "validation", "eval", "evaluation")
 

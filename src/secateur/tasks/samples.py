@@ -1,8 +1,7 @@
-"""Samples in memory: inputs and labels for calibration and for evaluation, and where they come from."""
+"""Samples in memory: inputs and labels for calibration and for evaluation."""
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -180,17 +179,3 @@ class Samples:
             Its samples.
         """
         return self.calibration if split == "calibration" else self.evaluation
-
-
-class Source(ABC):
-    """Where data come from: a frozen dataclass whose fields say which files, and how to read them."""
-
-    part_name: ClassVar[str] = "source"
-
-    @abstractmethod
-    def load(self) -> Samples:
-        """Read the data into memory.
-
-        Returns:
-            The samples, checked.
-        """

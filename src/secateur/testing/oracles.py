@@ -30,7 +30,7 @@ def sample_gradients(
     for s in range(batch.size):
         one = Batch(batch.inputs[s : s + 1], labels[s : s + 1])
         loss = task.losses(task.forward(model, one), one.targets).sum()
-        found = torch.autograd.grad(loss, [layer.weight for layer in layers])
+        found = torch.autograd.grad(loss, [layer.parameter for layer in layers])
         for layer, gradient in zip(layers, found, strict=True):
             rows[layer.name].append(gradient)
     return {name: torch.stack(pieces) for name, pieces in rows.items()}

@@ -1,0 +1,67 @@
+"""What one sample takes in memory, measured before a run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.capture.inputs import listening
+from secateur.core.layer import Layer
+from secateur.core.modes import differentiable
+from secateur.core.task import Batch, Task
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that one sample takes.
+
+    Attributes:
+        graph: of autograd's graph in a forward and backward pass, and of the outputs and their gradient.
+        positions: positions that one sample gives a layer, by layer.
+    """
+
+    graph: int
+    positions: dict[str, int]
+
+
+def footprint(model: nn.Module, task: Task, batch: Batch, layers: Sequence[Layer]) -> Footprint:
+    """Pass a batch forward, and count what autograd keeps of it; weights are not counted.
+
+    Args:
+        model: the network.
+        task: the loss.
+        batch: the samples, one or two.
+        layers: whose gradients are wanted.
+
+    Returns:
+        The bytes a sample.
+    """
+    own = {parameter.untyped_storage().data_ptr() for parameter in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+    positions: dict[str, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def give(tensor: Any) -> Any:
+        return tensor
+
+    def hear(name: str, x: Tensor) -> None:
+        positions[name] = positions.get(name, 0) + x.shape[0]
+
+    with (
+        differentiable(model, [layer.parameter for layer in layers]),
+        torch.autograd.graph.saved_tensors_hooks(keep, give),
+        listening(layers, hear),
+    ):
+        outputs = task.forward(model, batch)
+        losses = task.losses(outputs, batch.targets)
+    size = max(1, losses.numel())
+    # The outputs, and their gradient on the way back.
+    graph = sum(kept.values()) + 2 * outputs.numel() * max(4, outputs.element_size())
+    return Footprint(graph // size, {name: -(-count // size) for name, count in positions.items()})

@@ -1,0 +1,91 @@
+"""Moments of several layers, added up while a model runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from secateur.core.errors import SecateurError
+from secateur.core.layer import Layer, to_exclude
+from secateur.core.moments import Moments
+
+
+@dataclass
+class Sums:
+    """Moments of layers; those of layers that get the same tensors are made once, and are one object.
+
+    Attributes:
+        gram: whether products of different inputs are wanted.
+        wanted: names of the layers.
+        found: what has been added up so far, by layer.
+    """
+
+    gram: bool
+    wanted: set[str]
+    found: dict[str, Moments] = field(default_factory=dict)
+    _input: tuple[Tensor, int, Moments] | None = None
+    _sum: tuple[Moments, Moments, Moments] | None = None
+
+    def add(self, name: str, x: Float[Tensor, "t i"]) -> None:
+        """Add the inputs that a layer gets, if it is wanted.
+
+        Args:
+            name: the layer.
+            x: one row a position.
+        """
+        if name not in self.wanted:
+            return
+        version = 0 if x.is_inference() else x._version  # which writing in place raises
+        last = self._input
+        if last is not None and _same(last[0], x) and last[1] == version and not x.is_inference():
+            new = last[2]
+        else:
+            new = Moments.of(x, self.gram)
+            self._input = (x, version, new)  # held, so that no other tensor takes its place in memory
+        old = self.found.get(name)
+        if old is None:
+            self.found[name] = new
+            return
+        if self._sum is None or self._sum[0] is not old or self._sum[1] is not new:
+            self._sum = (old, new, old + new)
+        self.found[name] = self._sum[2]
+
+    def close(self, group: Sequence[Layer]) -> dict[str, Moments]:
+        """Give the moments of each layer.
+
+        Args:
+            group: the layers that are wanted.
+
+        Returns:
+            The moments by layer; those of an expert that no position came to are 0.
+
+        Raises:
+            SecateurError: a layer that is no expert was never reached, or has inputs that are not finite.
+        """
+        for layer in group:
+            sums = self.found.get(layer.name)
+            if sums is None and layer.slot is None:
+                raise SecateurError(
+                    f"layer '{layer.name}' is never reached by the data: {to_exclude(layer.name)}"
+                )
+            if sums is not None and not bool(torch.isfinite(sums.squares).all()):
+                raise SecateurError(
+                    f"the inputs of layer '{layer.name}' are NaN, infinite or too large to be squared: check "
+                    "the calibration data and the weights before it."
+                )
+        return {
+            layer.name: self.found.get(layer.name) or Moments.of(layer.weight.detach()[:0], self.gram)
+            for layer in group
+        }
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Say whether two tensors are the same numbers in memory."""
+    return (
+        one.data_ptr() == other.data_ptr()
+        and one.shape == other.shape
+        and one.stride() == other.stride()
+        and one.dtype == other.dtype
+    )

@@ -1,0 +1,39 @@
+"""The abstract refit: new values for the weights that a mask keeps."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor
+
+from secateur.core.mask import Mask
+from secateur.pruners.session import Session
+
+
+class Refit(ABC):
+    """Changes the kept weights after the mask is found. Its fields are its settings."""
+
+    part_name: ClassVar[str] = "refit"
+
+    @property
+    def share(self) -> float:
+        """What part of a budget of seconds is held back for it, in [0, 1)."""
+        return 0.0
+
+    @property
+    def bytes_a_weight(self) -> float:
+        """What it keeps for each prunable weight while it runs."""
+        return 4.0
+
+    @abstractmethod
+    def __call__(self, session: Session, mask: Mask, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Refit the kept weights; the model holds them, masked, and may be written to meanwhile.
+
+        Args:
+            session: what to work with; `out_of_time` says when to stop.
+            mask: what is kept.
+            weights: by layer, where they are not the reference weights any more.
+
+        Returns:
+            The weights of every layer it changed, [out, in]; what the mask prunes in them is not looked at.
+        """

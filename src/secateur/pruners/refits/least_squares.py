@@ -1,0 +1,243 @@
+"""The layer-wise refit: kept weights that reproduce the trained layer's outputs best."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from secateur.capture.replay import sequentially
+from secateur.core.errors import SecateurError
+from secateur.core.layer import Layer
+from secateur.core.mask import Mask
+from secateur.core.moments import Moments
+from secateur.core.registry import register
+from secateur.pruners.calibration import calibration_samples, gram_room, write_layers
+from secateur.pruners.damping import check_damping, solvable
+from secateur.pruners.refit import Refit
+from secateur.pruners.session import Session
+
+_BYTES = 2**28  # of the systems that are solved together
+
+
+@register("refit", "least-squares")
+@dataclass(frozen=True)
+class LeastSquares(Refit):
+    """Least squares of each layer's output error, decoder layer after decoder layer.
+
+    With the inputs x of a layer in the pruned network, H = sum x x' + damping * mean(diag) * I, the trained
+    weights w0 and the set K of those that are kept, each row becomes the minimiser of
+
+        (w - w0)' H (w - w0)  over w that are 0 outside K:   H_KK w_K = (H w0)_K
+
+    so that the damping draws the kept weights to the trained ones. The inputs are those that the layers
+    before give with their pruned and refitted weights. Rows are solved together: in layers of up to `direct`
+    inputs by Cholesky factors, in wider ones by conjugate gradients, of which every step is a product with H.
+    The smaller layer errors need not make a smaller loss: where a mask was chosen by the loss itself, this
+    refit can undo what it gained.
+
+    Memory beyond the model: the hidden state of every calibration sample once, the Gram matrices of one
+    decoder layer, the new weights, and up to 256 MiB of systems, or four numbers in float64 for each
+    weight of a layer that is solved by conjugate gradients.
+
+    Attributes:
+        damping: added to the diagonal, as a fraction of its mean.
+        samples: calibration samples used; None: 128, or all there are.
+        memory: bound on the Gram matrices that are held at a time, in GiB, though one is always.
+        direct: inputs up to which systems are factored.
+        iterations: steps of conjugate gradients at most.
+        tolerance: residual at which a row is solved, relative to its right-hand side.
+
+    Raises:
+        SecateurError: a number out of range.
+    """
+
+    damping: float = 0.01
+    samples: int | None = None
+    memory: float = 8.0
+    direct: int = 1024
+    iterations: int = 300
+    tolerance: float = 1e-6
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_damping(self.damping)
+        if self.samples is not None and self.samples < 1:
+            raise SecateurError(f"samples must be at least 1, not {self.samples}.")
+        if not self.memory > 0:
+            raise SecateurError(f"memory must be greater than 0 GiB, not {self.memory}.")
+        if self.direct < 0:
+            raise SecateurError(f"direct must be at least 0 inputs, not {self.direct}.")
+        if self.iterations < 1:
+            raise SecateurError(f"iterations must be at least 1, not {self.iterations}.")
+        if not self.tolerance > 0:
+            raise SecateurError(f"tolerance must be greater than 0, not {self.tolerance}.")
+
+    @property
+    def share(self) -> float:
+        """What part of a budget of seconds is held back for it: a tenth."""
+        return 0.1
+
+    @property
+    def bytes_a_weight(self) -> float:
+        """What it keeps for each prunable weight: its mask and its new value."""
+        return 8.0
+
+    def __call__(self, session: Session, mask: Mask, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Refit one decoder layer after the other, and write it to the model.
+
+        Args:
+            session: what to work with; where time runs out, the layers that are left keep their weights.
+            mask: what is kept.
+            weights: by layer, where they are not the reference weights any more.
+
+        Returns:
+            The weights of the layers that were reached, 0 where pruned.
+        """
+        network = session.network
+        index = calibration_samples(session, self.samples)
+        groups = sequentially(
+            network.model,
+            session.task,
+            list(session.passes(index)),
+            network.layers,
+            gram=True,
+            limit=gram_room(session, self.memory, self.samples),
+        )
+        refitted: dict[str, Tensor] = {}
+        for group, moments in groups:
+            if session.out_of_time(0.0):
+                session.notice(
+                    "the refit ran out of time before its last layer: the layers that are left keep the "
+                    "weights they had; give more time or fewer samples."
+                )
+                break
+            found = self._group(session, mask, weights, group, moments)
+            write_layers([layer for layer in group if layer.name in found], found)
+            refitted |= found
+        return refitted
+
+    def _group(
+        self,
+        session: Session,
+        mask: Mask,
+        weights: Mapping[str, Tensor],
+        group: list[Layer],
+        moments: dict[str, Moments],
+    ) -> dict[str, Tensor]:
+        """Refit the layers of a group."""
+        found: dict[str, Tensor] = {}
+        for layer in group:
+            name, gram = layer.name, moments[layer.name].gram
+            assert gram is not None
+            live = gram.diagonal() > 0  # weights of inputs that are always 0 can be anything
+            if not bool(live.any()):
+                continue
+            trained = session.network.reference[name]
+            now = weights.get(name, trained)
+            matrix = solvable(session, name, gram[live][:, live], self.damping)
+            kept = mask[name]
+            new = now.clone()
+            new[:, live] = self._solve(session, name, matrix, kept[:, live], trained[:, live], now[:, live])
+            found[name] = torch.where(kept, new, 0)
+        return found
+
+    def _solve(
+        self, session: Session, name: str, matrix: Tensor, kept: Tensor, trained: Tensor, now: Tensor
+    ) -> Tensor:
+        """Solve the rows of a layer one way or the other."""
+        if len(matrix) <= self.direct:
+            return solve_rows(matrix, kept, trained.double()).to(trained.dtype)
+        found, left = descend_rows(
+            matrix, kept, trained.double(), now.double(), self.iterations, self.tolerance
+        )
+        if left > self.tolerance:
+            session.notice(
+                f"the refit of layer '{name}' ended after {self.iterations} iterations at a relative "
+                f"residual of {left:.1g}: allow more iterations, or use more damping."
+            )
+        return found.to(trained.dtype)
+
+
+def solve_rows(
+    matrix: Float[Tensor, "i i"], kept: Bool[Tensor, "o i"], trained: Float[Tensor, "o i"]
+) -> Float[Tensor, "o i"]:
+    """Minimise (w - w0)' H (w - w0) over the kept weights of each row, by Cholesky factors.
+
+    Rows that keep about as many weights are solved together, each with its own system, which is filled up
+    to the size of the largest with equations w = 0.
+
+    Args:
+        matrix: H, positive definite.
+        kept: the weights that are kept.
+        trained: w0.
+
+    Returns:
+        The weights, 0 where pruned.
+    """
+    found = torch.zeros_like(trained)
+    target = trained @ matrix
+    order = kept.sum(1).argsort(stable=True)
+    # The positions that a row keeps, in front and ascending.
+    places = (~kept).to(torch.uint8).argsort(dim=1, stable=True)
+    while order.numel():
+        most = int(kept[order[-1]].sum())
+        if most == 0:
+            break
+        together = max(1, _BYTES // (most * most * matrix.itemsize))
+        rows, order = order[-together:], order[:-together]
+        at = places[rows, :most]
+        real = kept[rows].gather(1, at)
+        system = matrix[at[:, :, None], at[:, None, :]] * (real[:, :, None] & real[:, None, :])
+        system.diagonal(dim1=1, dim2=2).add_((~real).to(system.dtype))
+        right = target[rows].gather(1, at) * real
+        solution = torch.cholesky_solve(right[:, :, None], torch.linalg.cholesky(system))[:, :, 0]
+        found[rows] = found[rows].scatter(1, at, solution * real)
+    return found
+
+
+def descend_rows(
+    matrix: Float[Tensor, "i i"],
+    kept: Bool[Tensor, "o i"],
+    trained: Float[Tensor, "o i"],
+    start: Float[Tensor, "o i"],
+    iterations: int,
+    tolerance: float,
+) -> tuple[Float[Tensor, "o i"], float]:
+    """Minimise (w - w0)' H (w - w0) over the kept weights of each row, by conjugate gradients.
+
+    They are preconditioned with the diagonal, and all rows share each product with H. The error of no row
+    ever rises, so that what they are stopped at is no worse than the start.
+
+    Args:
+        matrix: H, positive definite.
+        kept: the weights that are kept.
+        trained: w0.
+        start: where to start from.
+        iterations: steps at most.
+        tolerance: residual at which a row is solved, relative to its right-hand side.
+
+    Returns:
+        The weights, 0 where pruned, and the largest relative residual that is left.
+    """
+    weights = torch.where(kept, start, 0)
+    residual = torch.where(kept, (trained - weights) @ matrix, 0)
+    scale = torch.where(kept, trained @ matrix, 0).norm(dim=1).clamp(min=torch.finfo(matrix.dtype).tiny)
+    steep = residual / matrix.diagonal()
+    direction, energy = steep, (residual * steep).sum(1)
+    left = float((residual.norm(dim=1) / scale).max())
+    for _ in range(iterations):
+        if left <= tolerance:
+            break
+        product = torch.where(kept, direction @ matrix, 0)
+        curvature = (direction * product).sum(1)
+        # A row that is solved exactly stands still.
+        step = torch.where(curvature > 0, energy / curvature, 0)[:, None]
+        weights = weights + step * direction
+        residual = residual - step * product
+        steep = residual / matrix.diagonal()
+        before, energy = energy, (residual * steep).sum(1)
+        direction = steep + torch.where(before > 0, energy / before, 0)[:, None] * direction
+        left = float((residual.norm(dim=1) / scale).max())
+    return weights, left

@@ -1,0 +1,135 @@
+"""How much memory a run will need, and how many samples a pass may take so that it is not more."""
+
+import os
+import resource
+from dataclasses import dataclass
+
+import torch
+
+from secateur.capture import footprint
+from secateur.core.errors import SecateurError
+from secateur.core.sizes import in_words
+from secateur.pruners import Pruner, Refit, Session
+
+# What allocators round up and temporaries of a few layers take, on top of what is counted.
+_MARGIN = 1.1
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes that a run will hold at the same time.
+
+    Attributes:
+        model: weights and buffers.
+        reference: the copy of the trained weights that are pruned.
+        pruner: what the pruner, or the refit where that takes more, keeps for each weight.
+        sample: one sample in a pass.
+        chunk: samples in a pass.
+        tape: records that a stage of blocks keeps, or Gram matrices; 0 where there are none.
+    """
+
+    model: int
+    reference: int
+    pruner: int
+    sample: int
+    chunk: int
+    tape: int = 0
+
+    @property
+    def total(self) -> int:
+        """All together."""
+        return self.model + self.reference + self.pruner + self.chunk * self.sample + self.tape
+
+    @property
+    def sentence(self) -> str:
+        """Say what is needed and for what."""
+        parts = [
+            f"the model {in_words(self.model)}",
+            f"its trained weights {in_words(self.reference)}",
+            f"the pruner {in_words(self.pruner)}",
+            f"passes of {self.chunk} samples {in_words(self.chunk * self.sample)}",
+        ]
+        if self.tape:
+            parts.append(f"records of layers {in_words(self.tape)}")
+        return f"the run will need about {in_words(self.total)}: {', '.join(parts)}."
+
+
+def plan(session: Session, pruner: Pruner, refit: Refit | None, bound: int | None) -> Needs:
+    """Foresee the memory of a run, and choose how many samples a pass takes.
+
+    One sample is passed forward to see what it takes. With a bound, passes and the groups of layers that
+    are recorded together are chosen so that it holds; without one they are as the task says, as far as the
+    memory that is free allows.
+
+    Args:
+        session: what the pruner works with; its `chunk` and `room` are set.
+        pruner: the method.
+        refit: what follows, if anything.
+        bound: bytes, the model included.
+
+    Returns:
+        What will be needed.
+
+    Raises:
+        SecateurError: the bound is too low for one sample a pass.
+    """
+    network, task = session.network, session.task
+    model = sum(t.numel() * t.element_size() for t in (*network.model.parameters(), *network.model.buffers()))
+    reference = sum(w.numel() * w.element_size() for w in network.reference.values())
+    weights = sum(w.numel() for w in network.reference.values())
+    each = max(pruner.bytes_a_weight, refit.bytes_a_weight if refit is not None else 0.0)
+    found = footprint(network.model, task, session.batch(torch.tensor([0])), network.layers)
+    session.positions = found.positions
+    sample = int(found.graph * _MARGIN)
+    fixed = model + reference + int(each * weights)
+    most = task.size("calibration")
+    wish = min(most, session.chunk or most)
+    room = None if bound is None else bound - fixed
+    least = pruner.least_records(session)  # of one layer or group: less cannot be recorded
+    free = bound if bound is not None else free_bytes(network.device) + model + reference
+    chunk = max(1, min(wish, (free - fixed - least) // sample if sample else wish))
+    needs = Needs(model, reference, int(each * weights), sample, chunk, least)
+    if room is not None and needs.total > (bound or 0):
+        raise SecateurError(
+            f"{in_words(bound or 0)} of memory are not enough: {needs.sentence} Give at least "
+            f"--memory {in_words(needs.total * 1.01).replace(' ', '')}, shorter samples (context), or fewer "
+            "layers (include)."
+        )
+    session.chunk = chunk
+    if bound is not None:
+        session.room = bound - fixed - chunk * sample
+        needs = Needs(model, reference, int(each * weights), sample, chunk, max(least, 0))
+    return needs
+
+
+def free_bytes(device: torch.device) -> int:
+    """Say how much memory is free where a model is.
+
+    Args:
+        device: where.
+
+    Returns:
+        Bytes.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            found = {name: int(rest.split()[0]) * 1024 for name, rest in (x.split(":") for x in lines)}
+        return found["MemAvailable"]
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Say how much memory has been in use at most: of the process, or allocated on the GPU.
+
+    Args:
+        device: where the model is.
+
+    Returns:
+        Bytes.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
