@@ -1,7 +1,7 @@
 """Language models: quality at several densities, what a stage costs, and time and memory of a larger model.
 
     SECATEUR_ASSETS=... python benchmarks/lm.py [--part quality | cost | large] [--seeds 5]
-        [--densities 0.7 0.5 0.4 0.3] [--budget 60] [--write]
+        [--densities 0.7 0.5 0.4 0.3] [--budget 45] [--write]
 
 Quality: models/stories260K on the TinyStories text, sequences of 256 tokens, the same budget in every
 layer, mean next-token loss of the 138 last sequences; each seed draws its own 230 of the 255 sequences
@@ -27,6 +27,7 @@ from common import ROOT, Run, assets, machine, refresh, spread, table
 from torch import nn
 
 from secateur import ICBS, CausalLM, LearnedMask, OneShot, SecateurError, prune
+from secateur.core.events import Evaluated, Event
 from secateur.core.seeds import generator
 from secateur.models import PretrainedLM
 from secateur.pruners import (
@@ -73,45 +74,65 @@ def stories_model() -> nn.Module:
 
 def methods(budget: int) -> dict[str, tuple[Pruner, Refit | None, str | None]]:
     """Give what is compared: the pruner, the refit, and the budget."""
-    half = f"{budget // 2}s"
     return {
         "magnitude": (OneShot(), None, None),
         "Wanda": (OneShot(Wanda()), None, None),
         "RIA": (OneShot(RIA()), None, None),
         "DSnoT": (DSnoT(), None, None),
         "Gram swaps": (GramSwaps(), None, None),
-        f"LearnedMask, {half}": (LearnedMask(), None, half),
-        f"iCBS, {half}": (ICBS(), None, half),
+        "iCBS, 30 s": (ICBS(), None, "30s"),
+        "iCBS, 120 s": (ICBS(), None, "120s"),
+        "LearnedMask, 30 s": (LearnedMask(), None, "30s"),
         "SparseGPT": (SparseGPT(), None, None),
         "Gram swaps, least-squares refit": (GramSwaps(), LeastSquares(), None),
-        f"iCBS and refit by gradient steps, {budget}s": (ICBS(), GradientSteps(), f"{budget}s"),
-        f"iCBS and refit by Fisher steps, {budget}s": (ICBS(), FisherSteps(), f"{budget}s"),
+        "iCBS 30 s, least-squares refit": (ICBS(), LeastSquares(), "30s"),
+        f"iCBS and Fisher steps, {budget} s": (ICBS(), FisherSteps(), f"{budget}s"),
+        f"iCBS and gradient steps, {budget} s": (ICBS(), GradientSteps(), f"{budget}s"),
     }
+
+
+# What is measured at one density alone, and by how many seeds.
+FEW = {
+    "iCBS, 30 s": 5,
+    "iCBS, 120 s": 1,
+    "LearnedMask": 3,
+    "iCBS 30 s, least-squares": 3,
+    "iCBS and Fisher": 3,
+}
 
 
 def quality(densities: list[float], seeds: int, budget: int, only: list[str]) -> list[str]:
     """Measure every method at every density; print while going on, and give the table."""
     found: dict[str, dict[float, list[Run]]] = {}
     tasks = [stories_task(seed) for seed in range(seeds)]
-    for density in densities:
-        for name, (pruner, refit, limit) in methods(budget).items():
-            if only and not any(word in name for word in only):
-                continue
-            for seed, task in enumerate(tasks):
-                note(found, name, density, _measure(task, pruner, refit, limit, density, seed))
-        if not only or "llm-compressor" in only:
-            for task in tasks:
-                run = _by_llm_compressor(task, density)
-                if run is not None:
-                    note(found, "SparseGPT of llm-compressor", density, run)
+    for name, (pruner, refit, limit) in methods(budget).items():
+        if only and not any(word in name for word in only):
+            continue
+        few = next((count for word, count in FEW.items() if name.startswith(word)), None)
+        for density in densities if few is None else [0.5]:
+            for seed, task in enumerate(tasks[:few]):
+                masked, run = _measure(task, pruner, refit, limit, density, seed)
+                if masked is not None and few is None and limit is not None:
+                    note(found, f"iCBS, the first part of the {limit.removesuffix('s')} s", density, masked)
+                note(found, name, density, run)
+    for density in densities if not only or "llm-compressor" in only else []:
+        for task in tasks:
+            run = _by_llm_compressor(task, density)
+            if run is not None:
+                note(found, "SparseGPT of llm-compressor", density, run)
     head = ["loss on held-out text (dense 1.850)", "kept weights", "seconds", *(f"{d:g}" for d in densities)]
     rows = []
-    for name, runs in found.items():
+    for name, runs in sorted(found.items(), key=lambda item: _first(item[1])["weights"] == "changed"):
         everything = [run for each in runs.values() for run in each]
         seconds = statistics.mean(run["seconds"] for run in everything)
         cells = [spread([run["loss"] for run in runs[d]], 3) if d in runs else "" for d in densities]
         rows.append([name, everything[0]["weights"], f"{seconds:.1f}", *cells])
     return table(head, rows)
+
+
+def _first(runs: dict[float, list[Run]]) -> Run:
+    """Give one of a method's runs."""
+    return next(iter(runs.values()))[0]
 
 
 def note(found: dict[str, dict[float, list[Run]]], name: str, density: float, run: Run) -> None:
@@ -126,17 +147,29 @@ def note(found: dict[str, dict[float, list[Run]]], name: str, density: float, ru
 
 def _measure(
     task: CausalLM, pruner: Pruner, refit: Refit | None, limit: str | None, density: float, seed: int
-) -> Run:
-    """Prune once."""
+) -> tuple[Run | None, Run]:
+    """Prune once; give the mask alone where a refit followed, and the result."""
+    masked: list[Run] = []
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Evaluated) and event.subject == "masked":
+            masked.append(
+                {
+                    "loss": event.metrics["loss"],
+                    "seconds": event.elapsed - event.seconds,
+                    "weights": "trained",
+                }
+            )
+
     report = prune(
-        stories_model(), task, pruner, density=density, budget=limit, seed=seed, refit=refit
+        stories_model(), task, pruner, density=density, budget=limit, seed=seed, refit=refit, listeners=[hear]
     ).report
-    # Methods without a clock: without what the evaluations of the run take.
     seconds = report["seconds"]["total"]
-    if limit is None:
+    if limit is None:  # without what the evaluations of the run take
         seconds -= report["seconds"]["evaluate"]
     changed = "trained" if report["weights"] == "mask only" else "changed"
-    return {"loss": report["evaluation"]["pruned"]["loss"], "seconds": seconds, "weights": changed}
+    run = {"loss": report["evaluation"]["pruned"]["loss"], "seconds": seconds, "weights": changed}
+    return (masked[0] if masked else None), run
 
 
 def _by_llm_compressor(task: CausalLM, density: float) -> Run | None:
@@ -278,7 +311,7 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, action="append")
     parser.add_argument("--densities", type=float, nargs="+", default=list(DENSITIES))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--budget", type=int, default=60)
+    parser.add_argument("--budget", type=int, default=45)
     parser.add_argument("--only", nargs="+", default=[], help="parts of the names of the methods to measure")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--inner", choices=list(LARGE.values()))

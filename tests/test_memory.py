@@ -220,7 +220,7 @@ def test_too_little_is_refused_and_the_amount_named_works(pruner, refit):
     run = prune(model, task, pruner, density=0.5, budget="1steps", refit=refit, memory=amount)
     held = run.report["memory"]
     assert held["total"] <= parse_bytes(amount)
-    assert held["chunk"] == 1
+    assert held["chunk"] >= 1
     less = f"{int(0.9 * parse_bytes(amount))}"
     with pytest.raises(SecateurError, match="are not enough"):
         prune(a_llama()[0], task, pruner, density=0.5, budget="1steps", refit=refit, memory=less)
@@ -230,7 +230,7 @@ def test_the_report_says_what_memory_was_for():
     model, task = a_llama()
     run = prune(model, task, STAGES, density=0.5, budget="2steps", memory="50MB")
     held = run.report["memory"]
-    parts = ("model", "reference", "pruner", "sample", "chunk", "tape")
+    parts = ("model", "reference", "pruner", "passes", "records", "chunk")
     assert set(held) == {*parts, "total", "peak"}
     assert held["model"] == sum(4 * p.numel() for p in model.parameters()) + sum(
         buffer.numel() * buffer.element_size() for buffer in model.buffers()

@@ -19,10 +19,13 @@ class Footprint:
 
     Attributes:
         graph: of autograd's graph in a forward and backward pass, and of the outputs and their gradient.
+        forward: of a forward pass alone: the outputs, their copies in the loss, and the widest layer's inputs
+            and outputs.
         positions: positions that one sample gives a layer, by layer.
     """
 
     graph: int
+    forward: int
     positions: dict[str, int]
 
 
@@ -62,6 +65,10 @@ def footprint(model: nn.Module, task: Task, batch: Batch, layers: Sequence[Layer
         outputs = task.forward(model, batch)
         losses = task.losses(outputs, batch.targets)
     size = max(1, losses.numel())
-    # The outputs, and their gradient on the way back.
-    graph = sum(kept.values()) + 2 * outputs.numel() * max(4, outputs.element_size())
-    return Footprint(graph // size, {name: -(-count // size) for name, count in positions.items()})
+    each = outputs.numel() * max(4, outputs.element_size())
+    widest = max((positions.get(layer.name, 0) * sum(layer.shape) for layer in layers), default=0)
+    graph = sum(kept.values()) + 2 * each  # the outputs, and their gradient on the way back
+    forward = 3 * each + 4 * widest
+    return Footprint(
+        graph // size, forward // size, {name: -(-count // size) for name, count in positions.items()}
+    )

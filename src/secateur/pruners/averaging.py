@@ -149,7 +149,7 @@ class Averaging:
             first |= {name: (scores[name] / size).to(kinds[name]) for name in names}
         if self.unit == "first":  # the gradients' unit is put into the scores, once
             pool, _ = session.divided(batches)
-            index, _ = batches.draws(pool, session.seed, (0, 0), self._size(pool.numel()), 1)
+            index, _ = batches.draws(pool, session.seed, (0, 0), self.size(pool.numel()), 1)
             sensitivity = self._sensitivity(session, index[0])[1]
             unit = mean_size(list(sensitivity.values()))
             first = {name: score * unit for name, score in first.items()}
@@ -169,7 +169,7 @@ class Averaging:
             Those of a mini-batch and of the guard.
         """
         pool, guard = session.divided(batches)
-        return self._size(pool.numel()) + guard.numel()
+        return self.size(pool.numel()) + guard.numel()
 
     def progress(self, session: Session, state: State, at: int = 0, share: float = 1.0) -> float:
         """Say what part of its time averaging has used.
@@ -202,7 +202,7 @@ class Averaging:
             The state after, and what happened.
         """
         pool, guard = session.divided(batches)
-        size = self._size(pool.numel())
+        size = self.size(pool.numel())
         draws, cursor = batches.draws(pool, session.seed, state.cursor, size, self.length)
         scores, velocity = _copied(state.scores), _copied(state.velocity)
         # The guard samples are passed forward only, a third of a mini-batch's work each.
@@ -279,13 +279,21 @@ class Averaging:
             rate *= _ANNEALED[self.anneal](min(1.0, progress))
             with session.timed("select"):
                 self._move(session, scores, velocity, sensitivity, rate)
+            del sensitivity  # or it would be there beside the next one
             latest = time.perf_counter() - begin
         if state.step == 0 and len(losses) >= min(self.length, _ENOUGH):
             _check_reached(scores, reached)
         return losses
 
-    def _size(self, pool: int) -> int:
-        """Give the samples of a mini-batch."""
+    def size(self, pool: int) -> int:
+        """Give the samples of a mini-batch.
+
+        Args:
+            pool: samples to draw from.
+
+        Returns:
+            The number.
+        """
         return min(pool, self.samples or max(1, min(500, pool // _SHARE)))
 
     def _rivals(self, session: Session, names: list[str]) -> list[list[str]]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from secateur.core.errors import SecateurError
 from secateur.core.layer import Layer
 from secateur.core.seeds import generator
+from secateur.core.stack import find_stack
 from secateur.pruners.session import Session
 
 
@@ -22,6 +23,24 @@ def gram_bytes(layer: Layer) -> int:
         The bytes.
     """
     return layer.shape[1] ** 2 * torch.promote_types(layer.weight.dtype, torch.float32).itemsize
+
+
+def gram_records(session: Session, least: bool) -> int:
+    """Say how many bytes of Gram matrices there are at a time.
+
+    Args:
+        session: knows the network.
+        least: one matrix, the sum with another and that, rather than those of a decoder layer.
+
+    Returns:
+        The bytes; of layers with the same inputs, which share a matrix, as if each had its own.
+    """
+    layers = session.network.layers
+    sizes = [gram_bytes(layer) for layer in layers]
+    stack = find_stack(session.network.model)
+    groups = 1 if stack is None else len(stack[1])
+    together = 0 if least else sum(sizes) // max(1, groups)
+    return max(3 * max(sizes), together)
 
 
 def state_bytes(session: Session, samples: int | None) -> int:

@@ -11,6 +11,7 @@ from secateur.core.block import Block
 from secateur.core.curvature import Curvature
 from secateur.core.errors import SecateurError
 from secateur.core.limit import Limit
+from secateur.core.mask import Mask
 from secateur.core.problem import BlockProblem
 from secateur.core.registry import register
 from secateur.core.score import Score
@@ -114,13 +115,24 @@ class ICBS(Pruner):
         """Scores, velocities, their copies and gradients; or stamps and gradients of blocks; and masks."""
         return 24.0 if self.share > 0 else 12.0
 
-    def least_records(self, session: Session) -> int:
-        """Say how many bytes the tape of the largest layer takes; 0 where averaging is all."""
-        if self.share == 1:
+    def gradient_samples(self, session: Session) -> int:
+        """Those of a mini-batch, or of the first batch that blocks see."""
+        pool, _ = session.divided(self.batches)
+        averaged = self.averaging.size(pool.numel()) if self.share > 0 else 0
+        return max(averaged, self.batches.first_size(pool.numel()) if self._exchanges(session) else 0)
+
+    def records(self, session: Session, *, least: bool) -> int:
+        """The bytes of the tape of all layers, or of the largest; 0 where averaging is all."""
+        if not self._exchanges(session):
             return 0
         pool, _ = session.divided(self.batches)
         samples = self.batches.first_size(pool.numel())
-        return max(session.record_bytes(x, samples, self.curvature.draws) for x in session.network.layers)
+        sizes = [session.record_bytes(x, samples, self.curvature.draws) for x in session.network.layers]
+        return max(sizes) if least else sum(sizes)
+
+    def _exchanges(self, session: Session) -> bool:
+        """Say whether blocks are exchanged at all."""
+        return self.share < 1 or session.progress(0.0) is None
 
     def warm_up(self, limit: Limit | None = None) -> None:
         """Have the solver's kernels compiled, unless averaging will take up the whole budget."""
@@ -148,7 +160,6 @@ class ICBS(Pruner):
         state = replace(
             state,
             region=self.trust.start(sum(m.numel() for m in state.mask.values())),
-            stamps={n: torch.zeros_like(m, dtype=torch.int32) for n, m in state.mask.items()},
             frozen={n: self.selector.freeze(m, scores[n]) for n, m in state.mask.items()},
         )
         if self.share == 0:
@@ -176,7 +187,12 @@ class ICBS(Pruner):
         """Exchange the first blocks after averaging, from the best mask; end where that cannot be."""
         session.network.write(state.best)
         state = replace(
-            state, mask=state.best, guard=state.best_guard, scores={}, velocity={}, exchanging=True
+            state,
+            mask=state.best,
+            guard=state.best_guard,
+            scores={},
+            velocity={},
+            exchanging=True,
         )
         try:
             return self._exchange(session, state)
@@ -294,7 +310,7 @@ class ICBS(Pruner):
             linearisation=self.curvature.linearise_from(tape, session.network.displacement(state.mask)),
             region=state.region,
             anchor=state.mask,
-            stamps={n: s.clone() for n, s in state.stamps.items()},
+            stamps={n: s.clone() for n, s in (state.stamps or _stamps(state.mask)).items()},
             frozen=state.frozen,
             turn=state.turn,
             step=state.step,
@@ -305,3 +321,8 @@ class ICBS(Pruner):
         pool, guard = session.divided(self.batches)
         index, cursor = self.batches.draw(pool, session.seed, state.cursor, state.samples)
         return index, guard, cursor
+
+
+def _stamps(mask: Mask) -> dict[str, Tensor]:
+    """Say of all weights that they have been in no block."""
+    return {name: torch.zeros_like(m, dtype=torch.int32) for name, m in mask.items()}

@@ -21,7 +21,7 @@ from secateur.core.signal import Signal
 from secateur.core.stack import find_stack
 from secateur.pruners.calibration import (
     calibration_samples,
-    gram_bytes,
+    gram_records,
     gram_room,
     state_bytes,
     write_layers,
@@ -99,20 +99,20 @@ class Layerwise(Pruner):
 
     @property
     def bytes_a_weight(self) -> float:
-        """What it keeps for each prunable weight: masks, and new weights where it makes any."""
-        return 8.0 if self.updates else 4.0
+        """What it keeps for each prunable weight: masks, and first scores or, later, new weights."""
+        return 8.0
 
-    def least_records(self, session: Session) -> int:
-        """Say how many bytes it holds at the least beside passes: hidden states and one Gram matrix.
+    def records(self, session: Session, *, least: bool) -> int:
+        """Say how many bytes it holds beside passes: hidden states and Gram matrices.
 
         Args:
             session: what to work with.
+            least: one Gram matrix at a time, rather than those of a decoder layer.
 
         Returns:
             The bytes; the sum of two Gram matrices is made beside them.
         """
-        gram = 3 * max(gram_bytes(layer) for layer in session.network.layers) if self.gram else 0
-        return gram + state_bytes(session, self.samples)
+        return state_bytes(session, self.samples) + (gram_records(session, least) if self.gram else 0)
 
     def least_samples(self, session: Session, state: State) -> int:
         """Say how many samples the next step passes through the model at the least.

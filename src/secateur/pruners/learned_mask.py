@@ -44,6 +44,11 @@ class LearnedMask(Pruner):
         """Scores, velocities, their copies, gradients and masks."""
         return 24.0
 
+    def gradient_samples(self, session: Session) -> int:
+        """Those of a mini-batch."""
+        pool, _ = session.divided(self._batches)
+        return self.averaging.size(pool.numel())
+
     def least_samples(self, session: Session, state: State) -> int:
         """Say how many samples the next stage passes through the model at the least."""
         return self.averaging.least_samples(session, self._batches)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from secateur.core.errors import SecateurError
 from secateur.core.registry import register
 from secateur.core.score import Score
+from secateur.core.signal import Signal
 from secateur.pruners.batches import Batches
 from secateur.pruners.pruner import Outcome, Pruner, State
 from secateur.pruners.session import Session
@@ -24,6 +25,11 @@ class OneShot(Pruner):
 
     score: Score = field(default_factory=Magnitude)
     batches: Batches = field(default_factory=lambda: Batches(guard=0))
+
+    def gradient_samples(self, session: Session) -> int:
+        """The batch, for a score that looks at gradients."""
+        pool, _ = session.divided(self.batches)
+        return self.batches.first_size(pool.numel()) if Signal.GRADIENT in self.score.needs else 0
 
     def start(self, session: Session) -> State:
         """Draw the mask.

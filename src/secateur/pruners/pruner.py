@@ -162,14 +162,26 @@ class Pruner(ABC):
 
     @property
     def bytes_a_weight(self) -> float:
-        """What it keeps for each prunable weight while it runs: masks, by default."""
-        return 4.0
+        """What it keeps for each prunable weight while it runs: masks and first scores, by default."""
+        return 8.0
 
-    def least_records(self, session: Session) -> int:
-        """Say how many bytes of records, beside the passes themselves, it holds at the least.
+    def gradient_samples(self, session: Session) -> int:
+        """Say of how many samples together gradients are wanted, at most.
 
         Args:
             session: what to work with.
+
+        Returns:
+            None at all, by default.
+        """
+        return 0
+
+    def records(self, session: Session, *, least: bool) -> int:
+        """Say how many bytes of records of layers, or of sums over their inputs, it holds beside passes.
+
+        Args:
+            session: what to work with; it knows how many positions a sample has.
+            least: at the least, where there is little room, rather than where there is enough.
 
         Returns:
             None at all, by default.

@@ -25,6 +25,14 @@ class Refit(ABC):
         """What it keeps for each prunable weight while it runs."""
         return 4.0
 
+    def gradient_samples(self, session: Session) -> int:
+        """Say of how many samples together gradients are wanted, at most: of none, by default."""
+        return 0
+
+    def records(self, session: Session, *, least: bool) -> int:
+        """Say how many bytes of records it holds beside passes: none, by default."""
+        return 0
+
     @abstractmethod
     def __call__(self, session: Session, mask: Mask, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Refit the kept weights; the model holds them, masked, and may be written to meanwhile.

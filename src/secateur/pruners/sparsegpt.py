@@ -56,17 +56,18 @@ class SparseGPT(Layerwise):
         if self.block < 1:
             raise SecateurError(f"block must be at least 1 column, not {self.block}.")
 
-    def least_records(self, session: Session) -> int:
-        """Say how many bytes it holds at the least beside passes: four matrices in float64 more.
+    def records(self, session: Session, *, least: bool) -> int:
+        """Say how many bytes it holds beside passes: four matrices in float64 more.
 
         Args:
             session: what to work with.
+            least: one Gram matrix at a time, rather than those of a decoder layer.
 
         Returns:
             The bytes.
         """
         widest = max(layer.shape[1] for layer in session.network.layers)
-        return super().least_records(session) + 4 * 8 * widest**2
+        return super().records(session, least=least) + 4 * 8 * widest**2
 
     def prune_layer(
         self, session: Session, site: Site, draw: torch.Generator

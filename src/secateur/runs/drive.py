@@ -101,11 +101,8 @@ class Drive:
         """
         self._foresee()
         self._warm_up()
-        state = self._resume()
-        if state is None:
-            self.clock = Clock(self.limit)  # compiling does not count
-            state = self._start()
-        reason, state = self._loop(state)
+        # Not under a name, which would keep the first state in memory to the end.
+        reason, state = self._loop(self._resume() or self._start())
         return self._finish(state, reason, save_model)
 
     def emit(self, event: Event) -> None:
@@ -180,6 +177,7 @@ class Drive:
 
     def _start(self) -> State:
         """Evaluate the dense model, draw the one-shot mask, evaluate that."""
+        self.clock = Clock(self.limit)  # compiling does not count
         self._started(0)
         network = self.session.network
         self._evaluate("dense")

@@ -11,7 +11,7 @@ from secateur.core.errors import SecateurError
 from secateur.core.sizes import in_words
 from secateur.pruners import Pruner, Refit, Session
 
-# What allocators round up and temporaries of a few layers take, on top of what is counted.
+# What temporaries of a few layers take, and allocators do not give back at once.
 _MARGIN = 1.1
 
 
@@ -23,22 +23,22 @@ class Needs:
         model: weights and buffers.
         reference: the copy of the trained weights that are pruned.
         pruner: what the pruner, or the refit where that takes more, keeps for each weight.
-        sample: one sample in a pass.
-        chunk: samples in a pass.
-        tape: records that a stage of blocks keeps, or Gram matrices; 0 where there are none.
+        passes: the larger of a pass with gradients and one without.
+        records: records of layers, or Gram matrices; 0 where there are none.
+        chunk: samples in a pass, at most.
     """
 
     model: int
     reference: int
     pruner: int
-    sample: int
+    passes: int
+    records: int
     chunk: int
-    tape: int = 0
 
     @property
     def total(self) -> int:
         """All together."""
-        return self.model + self.reference + self.pruner + self.chunk * self.sample + self.tape
+        return self.model + self.reference + self.pruner + self.passes + self.records
 
     @property
     def sentence(self) -> str:
@@ -47,10 +47,10 @@ class Needs:
             f"the model {in_words(self.model)}",
             f"its trained weights {in_words(self.reference)}",
             f"the pruner {in_words(self.pruner)}",
-            f"passes of {self.chunk} samples {in_words(self.chunk * self.sample)}",
+            f"passes of at most {self.chunk} samples {in_words(self.passes)}",
         ]
-        if self.tape:
-            parts.append(f"records of layers {in_words(self.tape)}")
+        if self.records:
+            parts.append(f"records of layers {in_words(self.records)}")
         return f"the run will need about {in_words(self.total)}: {', '.join(parts)}."
 
 
@@ -62,7 +62,7 @@ def plan(session: Session, pruner: Pruner, refit: Refit | None, bound: int | Non
     memory that is free allows.
 
     Args:
-        session: what the pruner works with; its `chunk` and `room` are set.
+        session: what the pruner works with; its `chunk`, `positions` and `room` are set.
         pruner: the method.
         refit: what follows, if anything.
         bound: bytes, the model included.
@@ -74,31 +74,35 @@ def plan(session: Session, pruner: Pruner, refit: Refit | None, bound: int | Non
         SecateurError: the bound is too low for one sample a pass.
     """
     network, task = session.network, session.task
-    model = sum(t.numel() * t.element_size() for t in (*network.model.parameters(), *network.model.buffers()))
-    reference = sum(w.numel() * w.element_size() for w in network.reference.values())
-    weights = sum(w.numel() for w in network.reference.values())
-    each = max(pruner.bytes_a_weight, refit.bytes_a_weight if refit is not None else 0.0)
     found = footprint(network.model, task, session.batch(torch.tensor([0])), network.layers)
     session.positions = found.positions
-    sample = int(found.graph * _MARGIN)
-    fixed = model + reference + int(each * weights)
-    most = task.size("calibration")
-    wish = min(most, session.chunk or most)
-    room = None if bound is None else bound - fixed
-    least = pruner.least_records(session)  # of one layer or group: less cannot be recorded
+    weights = list(network.reference.values())
+    model = sum(t.numel() * t.element_size() for t in (*network.model.parameters(), *network.model.buffers()))
+    reference = sum(w.numel() * w.element_size() for w in weights)
+    parts = [pruner] if refit is None else [pruner, refit]
+    kept = int(_MARGIN * max(part.bytes_a_weight for part in parts) * sum(w.numel() for w in weights))
+    graded = max(part.gradient_samples(session) for part in parts)
+    records = max(part.records(session, least=bound is not None) for part in parts)
+    fixed = model + reference + kept + records
+
+    def passes(chunk: int) -> int:
+        return int(_MARGIN * max(min(chunk, graded) * found.graph, chunk * found.forward))
+
     free = bound if bound is not None else free_bytes(network.device) + model + reference
-    chunk = max(1, min(wish, (free - fixed - least) // sample if sample else wish))
-    needs = Needs(model, reference, int(each * weights), sample, chunk, least)
-    if room is not None and needs.total > (bound or 0):
+    most = max(task.size("calibration"), task.size("evaluation"))
+    chunk = min(most, session.chunk or most)
+    while chunk > 1 and fixed + passes(chunk) > free:
+        chunk = max(1, min(chunk - 1, chunk * 3 // 4))
+    needs = Needs(model, reference, kept, passes(chunk), records, chunk)
+    if bound is not None and needs.total > bound:
         raise SecateurError(
-            f"{in_words(bound or 0)} of memory are not enough: {needs.sentence} Give at least "
-            f"--memory {in_words(needs.total * 1.01).replace(' ', '')}, shorter samples (context), or fewer "
+            f"{in_words(bound)} of memory are not enough: {needs.sentence} Give at least "
+            f"--memory {in_words(1.01 * needs.total).replace(' ', '')}, shorter samples (context), or fewer "
             "layers (include)."
         )
     session.chunk = chunk
     if bound is not None:
-        session.room = bound - fixed - chunk * sample
-        needs = Needs(model, reference, int(each * weights), sample, chunk, max(least, 0))
+        session.room = bound - (needs.total - records)
     return needs
 
 

@@ -79,12 +79,20 @@ class GradientSteps(Refit):
         """Weights, their best values, gradients and Adam's two means, in float32; and the mask."""
         return 25.0
 
+    def gradient_samples(self, session: Session) -> int:
+        """Those of a mini-batch."""
+        pool, _ = session.divided(self.batches)
+        return self._size(pool)
+
+    def _size(self, pool: Tensor) -> int:
+        return min(pool.numel(), self.samples or max(1, min(500, pool.numel() // _SHARE)))
+
     def __call__(self, session: Session, mask: Mask, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Go down the loss from the weights that the model holds."""
         network = session.network
         values = _Kept(session, mask, weights)
         pool, guard = session.divided(self.batches)
-        size = min(pool.numel(), self.samples or max(1, min(500, pool.numel() // _SHARE)))
+        size = self._size(pool)
         best, lowest = values.clone(), session.mean_loss(guard) if guard.numel() else math.inf
         rates = {name: self.rate * values.size_of(name) for name in mask}
         groups = [{"params": [values[name]], "lr": rates[name]} for name in mask]
