@@ -50,7 +50,13 @@ from secateur.tasks.causal_lm import Sequences
 PAGE = ROOT / "docs" / "language.md"
 CALIBRATION, EVALUATION, DRAWN = 255, 138, 230
 DENSITIES = (0.7, 0.5, 0.4, 0.3)
-LARGE = {"one shot, Wanda": "wanda", "SparseGPT": "sparsegpt", "iCBS, 5 stages": "icbs"}
+LARGE = {
+    "one shot, Wanda": "wanda",
+    "SparseGPT": "sparsegpt",
+    "iCBS, 5 stages of averaged gradients": "icbs",
+    "iCBS, 5 stages of blocks": "blocks",
+    "the same with memory = 2.5GB, groups of layers": "groups",
+}
 
 
 def stories_task(seed: int) -> CausalLM:
@@ -281,13 +287,17 @@ def inner(word: str) -> None:
     model = LlamaForCausalLM(config).eval()
     ids = torch.randint(8192, (40, 256))
     task = CausalLM.from_ids(ids)
-    pruner, limit = {
-        "wanda": (OneShot(Wanda()), None),
-        "sparsegpt": (SparseGPT(), None),
-        "icbs": (ICBS(averaging=replace(ICBS().averaging, length=2)), "5steps"),
+    blocks = ICBS(share=0.0, batches=Batches(size=16), stage=Stage(blocks=4))
+    pruner, limit, memory = {
+        "wanda": (OneShot(Wanda()), None, None),
+        "sparsegpt": (SparseGPT(), None, None),
+        "icbs": (ICBS(averaging=replace(ICBS().averaging, length=2)), "5steps", None),
+        "blocks": (blocks, "5steps", None),
+        "groups": (blocks, "5steps", "2.5GB"),
     }[word]
+    pruner.warm_up()
     begin = time.perf_counter()
-    report = prune(model, task, pruner, density=0.5, budget=limit).report
+    report = prune(model, task, pruner, density=0.5, budget=limit, memory=memory).report
     result = {
         "seconds": time.perf_counter() - begin,
         "predicted": report["memory"]["total"],
