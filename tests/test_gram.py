@@ -163,7 +163,7 @@ def test_what_cannot_be_used_is_refused():
         best_swaps(w, mask, (x.T @ x).fill_(math.nan))
     with pytest.raises(SecateurError, match="at least 1"):
         best_swaps(w, mask, x.T @ x, width=0)
-    for build in (lambda: GramSwaps(width=0), lambda: GramSwaps(limit=0), lambda: DSnoT(cycles=0)):
+    for build in (lambda: GramSwaps(width=0), lambda: GramSwaps(swaps=0), lambda: DSnoT(cycles=0)):
         with pytest.raises(SecateurError, match="at least 1"):
             build()
     for build in (lambda: DSnoT(threshold=-1.0), lambda: RIA(power=-1.0)):

@@ -284,7 +284,7 @@ def test_a_run_meets_every_budget_and_reports_what_the_model_holds(make, groupin
         same = torch.equal(layer.weight, torch.where(run.mask[layer.name], before[layer.name], 0))
         assert same or pruner.updates
     assert all(torch.equal(net.model.state_dict()[k], v) for k, v in biases.items())
-    assert run.report["reason"] == "converged"
+    assert run.report["reason"] == "complete"
     taken = [event for event in steps if type(event).__name__ == "Stepped"]
     assert (
         len(taken) == {residual: 5, networks.mlp: 3, networks.shared_weight: 3, networks.positions: 3}[make]

@@ -168,20 +168,25 @@ def test_a_share_of_the_budget_is_held_back_and_the_budget_is_kept(refit):
     run = go(refit, pruner=AVERAGED, budget="2s")
     assert time.monotonic() - begin < 2.5
     assert run.report["seconds"]["total"] < 2.2
-    assert 0.5 < run.report["seconds"]["refit"] < 1.5  # of the second that is held back
+    # Of the second that is held back; Fisher steps end where nothing is gained any more.
+    least = 0.5 if isinstance(refit, GradientSteps) else 0.05
+    assert least < run.report["seconds"]["refit"] < 1.5
     assert run.report["steps"] > 0
 
 
 @REFITS
-def test_weights_that_are_not_finite_are_refused_and_the_model_is_as_it_was(refit, monkeypatch):
+def test_weights_that_are_not_finite_are_refused_and_the_mask_is_kept(refit, monkeypatch):
     monkeypatch.setattr(
         type(refit), "__call__", lambda self, s, mask, w: {n: m * torch.nan for n, m in mask.items()}
     )
     net = networks.mlp()
     before = {name: value.clone() for name, value in net.model.state_dict().items()}
-    with pytest.raises(SecateurError, match=r"refit made weights of layer '0' NaN.*more damping"):
-        prune(net.model, net.task, MAGNITUDE, density=0.5, refit=refit)
-    assert all(torch.equal(value, before[name]) for name, value in net.model.state_dict().items())
+    run = prune(net.model, net.task, MAGNITUDE, density=0.5, refit=refit)
+    assert any("refit failed" in n and "layer '0' became NaN" in n for n in run.report["notices"])
+    assert run.report["weights"] == "mask only"
+    assert run.report["evaluation"]["pruned"] == run.report["evaluation"]["masked"]
+    for name, mask in run.mask.items():  # the mask is not lost with it
+        assert torch.equal(net.model.state_dict()[f"{name}.weight"], before[f"{name}.weight"] * mask)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +306,7 @@ def test_a_refused_step_is_tried_again_with_more_damping_on_the_same_batch(monke
     asked, recorded = [], []
     solve, record = FisherSteps._solve, Session.record
 
-    def hear(self, tape, mask, damping, seed, step):
+    def hear(self, tape, mask, damping, seed, step, *_):
         asked.append((step, damping))
         move = solve(self, tape, mask, damping, seed, step)
         return {n: m * (100.0 if damping < 0.5 else 1.0) for n, m in move.items()}
@@ -325,7 +330,7 @@ def test_many_steps_in_a_row_do_not_wear_the_damping_out(monkeypatch):
     session, mask = begun(networks.mlp())
     asked = []
 
-    def standing(self, tape, mask, damping, seed, step):
+    def standing(self, tape, mask, damping, seed, step, *_):
         asked.append(damping)
         return {n: torch.zeros_like(tape.layers[n].gradient) for n in mask}
 
@@ -341,7 +346,7 @@ def test_steps_that_never_help_end_and_change_nothing(monkeypatch):
     session, mask = begun(networks.mlp(samples=200))
     asked = []
 
-    def uphill(self, tape, mask, damping, seed, step):
+    def uphill(self, tape, mask, damping, seed, step, *_):
         asked.append(step)
         return {n: tape.layers[n].gradient * m for n, m in mask.items()}
 

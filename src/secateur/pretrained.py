@@ -1,6 +1,8 @@
 """Pretrained models and tokenizers in the format of Hugging Face, from a folder or by name."""
 
 import json
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -140,6 +142,25 @@ def load_pretrained(path: str, dtype: str = "auto") -> Any:
     return model.eval()
 
 
+def hub_answers() -> bool:
+    """Say whether the hub can be reached; its client would find out by half a minute of trials.
+
+    Returns:
+        Whether it answers within ten seconds.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        with urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=10):
+            return True
+    except urllib.error.HTTPError:
+        return True  # it answers, if only with an error
+    except (OSError, ValueError):
+        return False
+
+
 @contextmanager
 def quiet_loading(path: str) -> Iterator[None]:
     """Show no progress bars and no advice; ask no hub about a folder that is there.
@@ -150,17 +171,30 @@ def quiet_loading(path: str) -> Iterator[None]:
     Yields:
         Nothing.
     """
+    from huggingface_hub import constants
     from transformers.utils import logging
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level, bars, offline = (
+        logging.get_verbosity(),
+        logging.is_progress_bar_enabled(),
+        constants.HF_HUB_OFFLINE,
+    )
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    reachable = not Path(path).expanduser().exists() and not _is_folder(path) and hub_answers()
+    constants.HF_HUB_OFFLINE = offline or not reachable
     try:
         yield
     finally:
+        constants.HF_HUB_OFFLINE = offline
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+def _is_folder(path: str) -> bool:
+    """Say whether a path is meant as one, and not as a name on the hub."""
+    return str(path).startswith((".", "~", "/")) or str(path).count("/") > 1
 
 
 def _reason(error: Exception, path: str, file: str | None = None) -> str:
@@ -168,7 +202,7 @@ def _reason(error: Exception, path: str, file: str | None = None) -> str:
     place = Path(path).expanduser()
     if place.is_file():
         return "that is a file"
-    if place.is_absolute() and not place.exists():
+    if _is_folder(path) and not place.exists():
         return "there is no such folder"
     if file is not None and place.is_dir() and not any(place.glob(f"{Path(file).stem}*")):
         return f"it holds no {file}"

@@ -6,7 +6,12 @@ from typing import Any
 from rich.table import Table
 
 _PERCENT = ("accuracy",)
-_SUBJECTS = (("dense", "dense"), ("start", "one-shot start"), ("masked", "mask alone"), ("pruned", "pruned"))
+_SUBJECTS = (
+    ("dense", "dense"),
+    ("start", "one-shot start"),
+    ("masked", "before the refit"),
+    ("pruned", "pruned"),
+)
 
 
 def metric(name: str, value: float | None) -> str:

@@ -169,7 +169,7 @@ class Averaging:
             Those of a mini-batch and of the guard.
         """
         pool, guard = session.divided(batches)
-        return self.size(pool.numel()) + guard.numel()
+        return self.size(pool.numel()) + guard.numel() // 3  # which is passed forward only
 
     def progress(self, session: Session, state: State, at: int = 0, share: float = 1.0) -> float:
         """Say what part of its time averaging has used.

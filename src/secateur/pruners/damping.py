@@ -1,10 +1,13 @@
 """Gram matrices that can be factored: damped as much as it takes."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from secateur.core.errors import SecateurError
+from secateur.core.moments import Moments
 from secateur.pruners.session import Session
 
 
@@ -53,6 +56,23 @@ def solvable(session: Session, name: str, gram: Float[Tensor, "i i"], damping: f
             f"{used:g} was used; give more calibration samples, or more damping."
         )
     return matrix
+
+
+def note_few(session: Session, moments: Mapping[str, Moments]) -> None:
+    """Say so where there are fewer positions than inputs, whatever the damping.
+
+    Args:
+        session: whom to tell.
+        moments: of the inputs, by layer.
+    """
+    few = [name for name, found in moments.items() if found.count < found.total.numel()]
+    if few:
+        found = moments[few[0]]
+        session.notice(
+            f"the Gram matrix of layer '{few[0]}' is singular, as {found.count} calibration positions are "
+            f"fewer than its {found.total.numel()} inputs; it is damped, but give more calibration samples "
+            "(the same may hold of other layers)."
+        )
 
 
 def check_damping(damping: float) -> None:

@@ -26,6 +26,7 @@ from secateur.pruners.calibration import (
     state_bytes,
     write_layers,
 )
+from secateur.pruners.damping import note_few
 from secateur.pruners.pruner import Outcome, Pruner, State
 from secateur.pruners.session import Session
 from secateur.scores import Wanda
@@ -86,6 +87,7 @@ class Layerwise(Pruner):
 
     # Whether `prune_layer` looks at products of different inputs.
     gram: ClassVar[bool] = True
+    converges: ClassVar[bool] = False
     init: Score = field(default_factory=Wanda)
     samples: int | None = None
     memory: float = 8.0
@@ -185,6 +187,8 @@ class Layerwise(Pruner):
         write_layers(group, {layer.name: session.network.reference[layer.name] for layer in group})
         with session.timed("capture"):
             moments = replay.moments(number)
+        if self.gram:
+            note_few(session, moments)
         with session.timed("solve"):
             masks, weights = self._prune(session, state, group, moments)
         del moments

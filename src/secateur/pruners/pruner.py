@@ -85,7 +85,8 @@ class State:
         """
         plain = ("step", "turn", "cursor", "samples", "guard", "best_guard", "stall", "done")
         plain += ("rate_factor", "exchanging")
-        return {name: getattr(self, name) for name in plain} | {"region": asdict(self.region)}
+        numbers = {name: getattr(self, name) for name in plain}
+        return numbers | {"region": asdict(self.region), "layers": list(self.mask)}
 
     @classmethod
     def rebuild(cls, tensors: dict[str, Tensor], numbers: dict[str, Any], device: torch.device) -> "State":
@@ -105,6 +106,9 @@ class State:
             family, name = key.split("/", 1)
             families[family][name] = tensor.to(device)
         fields = dict(numbers)
+        # A file has them in an order of its own, and sums over layers must be in that of the model.
+        order = fields.pop("layers")
+        families = {f: {n: ts[n] for n in order if n in ts} or ts for f, ts in families.items()}
         fields["cursor"] = tuple(fields["cursor"])
         fields["region"] = Region(**fields["region"])
         return cls(
@@ -159,6 +163,8 @@ class Pruner(ABC):
     part_name: ClassVar[str] = "pruner"
     # Whether the kept weights change with the mask.
     updates: ClassVar[bool] = False
+    # Whether it is done when nothing improves, rather than when it has been through the network.
+    converges: ClassVar[bool] = True
 
     @property
     def bytes_a_weight(self) -> float:

@@ -142,7 +142,7 @@ class Session:
         return groups[step % len(groups)]
 
     def record_bytes(self, layer: Layer, samples: int, rows: int) -> int:
-        """Say how many bytes the record of a layer takes: inputs, rows at the outputs, mean gradient.
+        """Say how many bytes the record of a layer takes: inputs, rows at the outputs, what is made of both.
 
         Args:
             layer: the layer.
@@ -153,7 +153,8 @@ class Session:
             The bytes.
         """
         outs, ins = layer.shape
-        return 4 * (samples * self.positions.get(layer.name, 1) * (ins + rows * outs) + outs * ins)
+        # The mean gradient, that of the point reached, the diagonal of the curvature, and gains.
+        return 4 * (samples * self.positions.get(layer.name, 1) * (ins + rows * outs) + 4 * outs * ins)
 
     def record(
         self,

@@ -47,19 +47,19 @@ class GramSwaps(Layerwise):
 
     Attributes:
         width: weights of each kind among which a swap is looked for first; None: all, always.
-        limit: swaps to make in a row at most; None: until none improves.
+        swaps: swaps to make in a row at most; None: until none improves.
 
     Raises:
         SecateurError: a number out of range.
     """
 
     width: int | None = WIDTH
-    limit: int | None = None
+    swaps: int | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         super().__post_init__()
-        for name in ("width", "limit"):
+        for name in ("width", "swaps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SecateurError(f"{name} of swaps must be at least 1, not {value}.")
@@ -102,7 +102,7 @@ class GramSwaps(Layerwise):
             site.mask,
             gram,
             width=self.width,
-            limit=self.limit,
+            limit=self.swaps,
             out_of_time=session.out_of_time,
         )
         return mask, None

@@ -10,7 +10,12 @@ from secateur.report.read import RunRecord, read_run
 from secateur.report.style import to_svg
 
 PAGE_FILE = "report.html"
-_SUBJECTS = (("dense", "dense"), ("start", "one-shot start"), ("masked", "mask alone"), ("pruned", "pruned"))
+_SUBJECTS = (
+    ("dense", "dense"),
+    ("start", "one-shot start"),
+    ("masked", "before the refit"),
+    ("pruned", "pruned"),
+)
 _PERCENT = ("accuracy",)
 
 

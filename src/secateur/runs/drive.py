@@ -81,6 +81,7 @@ class Drive:
         self.clock = Clock(self.limit)
         self._compiling, self._evaluating = 0.0, 0.0
         self._saved_at, self._save_seconds = -1.0, 0.0
+        self.refitted = self.refit  # None once it has failed
         self.needs: Needs | None = None  # of memory
         self._closing = 0.0  # seconds that the last evaluation and the last files take
         self._least = 0.0  # seconds a sample that a step takes at the least
@@ -166,7 +167,7 @@ class Drive:
         if others:
             share = sum(others.values()) / (total + sum(others.values()))
             yield (
-                f"{share:.0%} of the weights stay dense, as they are not those of a torch.nn.Linear that is "
+                f"{share:.0%} of the weights stay dense, as they are in no layer that is "
                 f"pruned: {', '.join(list(others)[:3])}{' and others' if len(others) > 3 else ''}."
             )
         if self._compiling > 1:
@@ -213,6 +214,7 @@ class Drive:
         self.evaluation, self.notices = facts["evaluation"], facts["notices"]
         self.clock.began = facts["began"]
         self._least, self._closing = facts["least"], facts["closing"]
+        self.session.chunk = facts["chunk"]  # sums over passes are the same only over the same passes
         self._hold_back()
         self.session.network.write(state.mask, state.weights)
         self._started(state.step)
@@ -242,7 +244,7 @@ class Drive:
             self._least = 1.5 * sum(spent[name] for name in passes) / outcome.samples
             self._log_step(state, outcome, spent)
             self._save(state)
-        return "converged", state
+        return ("converged" if self.pruner.converges else "complete"), state
 
     def _log_step(self, state: State, outcome: Outcome, spent: dict[str, float]) -> None:
         if not self.session.budget.is_met_by(state.mask):
@@ -283,6 +285,7 @@ class Drive:
             "closing": self._closing,
             "began": self.clock.began,
             "least": self._least,
+            "chunk": self.session.chunk,
             "log_size": self.folder.log_size(),
         }
         self.folder.save_state(state, facts)
@@ -310,18 +313,33 @@ class Drive:
     def _refit(self, refit: Refit, mask: Mask, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Give the kept weights new values, and write them to the model."""
         self.clock.reserve = self._closing
-        with self.session.timed("refit"):
-            found = {**weights, **refit(self.session, mask, weights)}
-        for name, weight in found.items():
-            if not torch.isfinite(weight).all():
-                raise SecateurError(
-                    f"the refit made weights of layer '{name}' NaN or infinite: use more damping or a "
-                    "smaller rate, or leave the refit out."
-                )
-        reference = self.session.network.reference
-        found = {name: torch.where(mask[name], w, 0).to(reference[name]) for name, w in found.items()}
-        self.session.network.write(mask, found)
+        network = self.session.network
+        try:
+            with self.session.timed("refit"):
+                found = {**weights, **refit(self.session, mask, weights)}
+            bad = [name for name, weight in found.items() if not torch.isfinite(weight).all()]
+            if bad:
+                raise SecateurError(f"weights of layer '{bad[0]}' became NaN or infinite.")
+        except (SecateurError, RuntimeError, ArithmeticError) as error:  # the mask must not be lost with it
+            network.write(mask, weights)
+            self.refitted = None
+            self.notice(
+                "the refit failed, and the weights are as the mask left them (a smaller rate, more "
+                f"damping or another refit may do): {error}"
+            )
+            return weights
+        found = {name: torch.where(mask[name], w, 0).to(network.reference[name]) for name, w in found.items()}
+        network.write(mask, found)
         return found
+
+    def _compare_refit(self) -> None:
+        """Say so where a refit did harm."""
+        masked, pruned = (self.evaluation.get(x, {}).get("loss") for x in ("masked", "pruned"))
+        if masked is not None and pruned is not None and pruned > masked:
+            self.notice(
+                f"the refit made the loss larger ({masked:.4f} before, {pruned:.4f} after): leave it out, or "
+                "take one that serves the loss, such as gradient."
+            )
 
     def _finish(self, state: State, reason: str, save_model: bool) -> Run:
         """Write the best mask to the model, verify it, evaluate, and report."""
@@ -332,6 +350,7 @@ class Drive:
             self._evaluate("masked")
             weights = self._refit(self.refit, mask, weights)
         self._evaluate("pruned")
+        self._compare_refit()
         if not (self.session.budget.is_met_by(mask) and network.holds(mask, weights)):
             raise SecateurError(
                 "the model's weights are not those of a mask that meets the budget: something changes them "
@@ -341,7 +360,7 @@ class Drive:
         flips = mask.flips(state.start)
         mask = Mask(mask.layers, {"seed": str(self.session.seed), "density": str(self.density)})
         report = build_report(
-            self.session, self.pruner, self.refit, mask, self.density, self.evaluation, self.notices,
+            self.session, self.pruner, self.refitted, mask, self.density, self.evaluation, self.notices,
             seconds=self.clock.elapsed, flips=flips, steps=state.step, reason=reason,
         )  # fmt: skip
         if self.needs is not None:

@@ -71,7 +71,7 @@ def plan(session: Session, pruner: Pruner, refit: Refit | None, bound: int | Non
         What will be needed.
 
     Raises:
-        SecateurError: the bound is too low for one sample a pass.
+        SecateurError: the bound, or by a fifth what is free, is too low for one sample a pass.
     """
     network, task = session.network, session.task
     found = footprint(network.model, task, session.batch(torch.tensor([0])), network.layers)
@@ -94,9 +94,9 @@ def plan(session: Session, pruner: Pruner, refit: Refit | None, bound: int | Non
     while chunk > 1 and fixed + passes(chunk) > free:
         chunk = max(1, min(chunk - 1, chunk * 3 // 4))
     needs = Needs(model, reference, kept, passes(chunk), records, chunk)
-    if bound is not None and needs.total > bound:
+    if needs.total > (1.2 * free if bound is None else bound):
         raise SecateurError(
-            f"{in_words(bound)} of memory are not enough: {needs.sentence} Give at least "
+            f"{in_words(free)} of memory are not enough: {needs.sentence} Give at least "
             f"--memory {in_words(1.01 * needs.total).replace(' ', '')}, shorter samples (context), or fewer "
             "layers (include)."
         )

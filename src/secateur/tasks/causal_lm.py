@@ -219,6 +219,11 @@ class CausalLM(Task):
         """Say that the model does not take the tokens; a fault of the device is passed on as it is."""
         if isinstance(error, SecateurError | torch.OutOfMemoryError) or "CUDA error" in str(error):
             raise error
+        if "allocate memory" in str(error):
+            raise SecateurError(
+                "there is not enough memory for a pass: lower it with memory (--memory 8GB, say), or take a "
+                "smaller context."
+            ) from error
         said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise SecateurError(
             f"the model cannot be run on {self.origin} ({said}): check that it is a causal language model, "

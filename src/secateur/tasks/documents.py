@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def _open(file: Path) -> Iterator[str]:
     try:
         with opener(file, "rt", encoding="utf-8") as lines:
             yield from lines
-    except (OSError, UnicodeDecodeError, EOFError) as error:
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise SecateurError(
             f"cannot read '{file}' as text ({error}): give a .txt, .jsonl or .parquet file in UTF-8."
         ) from error

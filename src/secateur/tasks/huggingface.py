@@ -1,8 +1,6 @@
 """Data sets in the formats of Hugging Face's `datasets`."""
 
 import logging
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from secateur.core.errors import SecateurError, nearest
 from secateur.core.registry import register
+from secateur.pretrained import hub_answers
 from secateur.tasks.checks import as_inputs
 from secateur.tasks.division import Division
 from secateur.tasks.pictures import Pictures
@@ -161,7 +160,7 @@ def open_splits(path: str, configuration: str | None) -> dict[str, Any]:
         ) from error
     local = Path(path)
     try:
-        with _quiet(reachable=local.exists() or _hub_answers()):
+        with _quiet(reachable=local.exists() or hub_answers()):
             if (local / "state.json").is_file() or (local / "dataset_dict.json").is_file():
                 found = datasets.load_from_disk(path)
             elif local.is_file() and local.suffix in _FORMATS:
@@ -208,21 +207,6 @@ def _quiet(*, reachable: bool) -> Iterator[None]:
             logger.setLevel(level)
         for switch, value in zip(switches, offline, strict=True):
             switch.HF_HUB_OFFLINE = value
-
-
-def _hub_answers() -> bool:
-    """Say whether the hub can be reached: `datasets` would find out by half a minute of trials."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        with urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=10):
-            return True
-    except urllib.error.HTTPError:
-        return True  # it answers, if only with an error
-    except (OSError, ValueError):
-        return False
 
 
 def _class_names(rows: Any, labels: str) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +17,10 @@ from secateur.core.tape import Tape
 from secateur.pruners.batches import Batches
 from secateur.pruners.refit import Refit
 from secateur.pruners.session import Session
+from secateur.pruners.sizes import width
 
+# Batches in a row for which no damping helped, after which the refit ends.
+_IN_VAIN = 2
 _NEEDS = frozenset({Signal.INPUTS, Signal.GRADIENT, Signal.SAMPLED_ROWS})
 _LENGTHS = (1.0, 0.5, 0.25, 0.125)
 # How often the damping is raised before a batch is given up: by a factor of 2 million in all.
@@ -87,39 +90,92 @@ class FisherSteps(Refit):
         """Weights, the move, direction, product, residual and a gradient, in float32; and the mask."""
         return 29.0
 
+    def gradient_samples(self, session: Session) -> int:
+        """Those of a batch."""
+        pool, _ = session.divided(self.batches)
+        return min(pool.numel(), self.samples or 128)
+
+    def records(self, session: Session, *, least: bool) -> int:
+        """The tape of all layers: of a batch, or of one sample."""
+        samples = 1 if least else self.gradient_samples(session)
+        return sum(session.record_bytes(layer, samples, self.draws) for layer in session.network.layers)
+
     def __call__(self, session: Session, mask: Mask, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Step from the weights that the model holds."""
         reference = session.network.reference
-        values = {n: torch.where(mask[n], weights.get(n, reference[n]), 0) for n in mask}
+        first = {n: torch.where(mask[n], weights.get(n, reference[n]), 0) for n in mask}
+        values = {n: w.to(width(w)) for n, w in first.items()}
         pool, guard = session.divided(self.batches)
-        size = min(pool.numel(), self.samples or 128)
-        begin = time.monotonic()
+        size = self._fitting(session)
         lowest = session.mean_loss(guard) if guard.numel() else math.inf
-        # Of an attempt; before the first, what its passes forward and backward take.
-        latest = (time.monotonic() - begin) * (1 + 4 * size / max(1, guard.numel()))
-        cursor, damping = (0, 0), self.damping
+        cursor, damping, latest, vain, taken = (0, 0), self.damping, 0.0, 0, 0
         for step in range(self.steps):
-            if session.out_of_time(latest):
+            if session.out_of_time(latest) or vain == _IN_VAIN:
                 break
             begin = time.monotonic()
             index, cursor = self.batches.draw(pool, session.seed, cursor, size)
             tape = session.record(session.batch(index), _NEEDS, step, self.draws)
             lowest = lowest if guard.numel() else tape.loss
-            for _ in range(_ATTEMPTS):
-                move = self._solve(tape, mask, damping, session.seed, step)
-                found = _shorten(session, mask, values, move, lowest, guard if guard.numel() else index)
-                latest, begin = time.monotonic() - begin, time.monotonic()
-                if found is not None:
-                    values, lowest, length = found
-                    damping = max(_LEAST, damping / 2) if length == 1 else damping / length
-                    break
-                damping *= 8
-                if session.out_of_time(latest):
-                    break
+            judges = guard if guard.numel() else index
+            found, damping = self._attempt(session, tape, mask, values, lowest, judges, damping, step)
+            if found is None:
+                vain += 1
+            else:
+                values, lowest, vain, taken = found[0], found[1], 0, taken + 1
             session.network.write(mask, values)
+            latest = time.monotonic() - begin
+        if taken == 0:
+            session.notice(
+                "the refit by Fisher steps found nothing better, or had no time to: the weights are as the "
+                "mask left them; give more time, or another refit."
+            )
         return values
 
-    def _solve(self, tape: Tape, mask: Mask, damping: float, seed: int, step: int) -> dict[str, Tensor]:
+    def _fitting(self, session: Session) -> int:
+        """Give the samples of a batch whose tape there is room for."""
+        size = self.gradient_samples(session)
+        while session.room is not None and size > 1:
+            layers = session.network.layers
+            if sum(session.record_bytes(x, size, self.draws) for x in layers) <= session.room:
+                break
+            size = size * 3 // 4
+        return size
+
+    def _attempt(
+        self,
+        session: Session,
+        tape: Tape,
+        mask: Mask,
+        values: dict[str, Tensor],
+        lowest: float,
+        judges: Tensor,
+        damping: float,
+        step: int,
+    ) -> tuple[tuple[dict[str, Tensor], float] | None, float]:
+        """Damp more until the loss falls; give weights and loss, and the damping for the next batch."""
+        first, latest = damping, 0.0
+        for _ in range(_ATTEMPTS):
+            begin = time.monotonic()
+            move = self._solve(tape, mask, damping, session.seed, step, lambda: session.out_of_time(0.0))
+            found = _shorten(session, mask, values, move, lowest, judges)
+            if found is not None:
+                trial, loss, length = found
+                return (trial, loss), max(_LEAST, damping / 2) if length == 1 else damping / length
+            damping *= 8
+            latest = time.monotonic() - begin
+            if session.out_of_time(latest):
+                break
+        return None, first
+
+    def _solve(
+        self,
+        tape: Tape,
+        mask: Mask,
+        damping: float,
+        seed: int,
+        step: int,
+        late: Callable[[], bool] = lambda: False,
+    ) -> dict[str, Tensor]:
         """Minimise the damped model over the kept weights."""
 
         def multiply(direction: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -142,7 +198,7 @@ class FisherSteps(Refit):
         direction = {n: r.clone() for n, r in residual.items()}
         norm = first = _dot(residual, residual)
         for _ in range(self.iterations):
-            if norm <= 1e-8 * first:
+            if norm <= 1e-8 * first or late():
                 break
             product = multiply(direction)
             for n in mask:
@@ -167,7 +223,7 @@ def _shorten(
 ) -> tuple[dict[str, Tensor], float, float] | None:
     """Give the weights after the longest move that lowers the loss, that loss and the length, if any does."""
     for length in _LENGTHS:
-        trial = {n: (w + length * move[n]).to(w) for n, w in values.items()}
+        trial = {n: w + length * move[n] for n, w in values.items()}
         session.network.write(mask, trial)
         found = session.mean_loss(index)
         if found < lowest:

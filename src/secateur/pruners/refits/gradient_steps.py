@@ -111,7 +111,7 @@ class GradientSteps(Refit):
                 loss = session.mean_loss(guard)
                 if loss < lowest:
                     best, lowest = values.clone(), loss
-        if guard.numel() and session.mean_loss(guard) >= lowest:
+        if guard.numel() and not session.mean_loss(guard) < lowest:
             return best
         return dict(values)
 

@@ -13,8 +13,14 @@ from secateur.core.layer import Layer
 from secateur.core.mask import Mask
 from secateur.core.moments import Moments
 from secateur.core.registry import register
-from secateur.pruners.calibration import calibration_samples, gram_room, write_layers
-from secateur.pruners.damping import check_damping, solvable
+from secateur.pruners.calibration import (
+    calibration_samples,
+    gram_records,
+    gram_room,
+    state_bytes,
+    write_layers,
+)
+from secateur.pruners.damping import check_damping, note_few, solvable
 from secateur.pruners.refit import Refit
 from secateur.pruners.session import Session
 
@@ -84,6 +90,11 @@ class LeastSquares(Refit):
         """What it keeps for each prunable weight: its mask and its new value."""
         return 8.0
 
+    def records(self, session: Session, *, least: bool) -> int:
+        """Hidden states, Gram matrices, and systems in float64."""
+        gram = gram_records(session, least)
+        return state_bytes(session, self.samples) + gram + max(2 * gram_records(session, True), 2**28)
+
     def __call__(self, session: Session, mask: Mask, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Refit one decoder layer after the other, and write it to the model.
 
@@ -113,6 +124,7 @@ class LeastSquares(Refit):
                     "weights they had; give more time or fewer samples."
                 )
                 break
+            note_few(session, moments)
             found = self._group(session, mask, weights, group, moments)
             write_layers([layer for layer in group if layer.name in found], found)
             refitted |= found
