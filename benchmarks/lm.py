@@ -13,7 +13,6 @@ the tables of docs/language.md are replaced. About 45 minutes in all on two core
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -43,6 +42,7 @@ from secateur.pruners import (
     SparseGPT,
     Stage,
 )  # fmt: skip
+from secateur.runs.memory import peak_bytes
 from secateur.scores import RIA, Wanda
 from secateur.tasks import Text
 from secateur.tasks.causal_lm import Sequences
@@ -54,8 +54,7 @@ LARGE = {
     "one shot, Wanda": "wanda",
     "SparseGPT": "sparsegpt",
     "iCBS, 5 stages of averaged gradients": "icbs",
-    "iCBS, 5 stages of blocks": "blocks",
-    "the same with memory = 2.5GB, groups of layers": "groups",
+    "iCBS, 2 stages of blocks, memory = 4GB": "groups",
 }
 
 
@@ -292,8 +291,7 @@ def inner(word: str) -> None:
         "wanda": (OneShot(Wanda()), None, None),
         "sparsegpt": (SparseGPT(), None, None),
         "icbs": (ICBS(averaging=replace(ICBS().averaging, length=2)), "5steps", None),
-        "blocks": (blocks, "5steps", None),
-        "groups": (blocks, "5steps", "2.5GB"),
+        "groups": (blocks, "2steps", "4GB"),
     }[word]
     pruner.warm_up()
     begin = time.perf_counter()
@@ -309,7 +307,7 @@ def inner(word: str) -> None:
 
 def _peak() -> int:
     """Give the most memory that this process has had, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_bytes(torch.device("cpu"))
 
 
 PARTS: dict[str, Callable[..., list[str]]] = {"quality": quality, "cost": cost, "large": large}

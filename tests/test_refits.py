@@ -1,18 +1,19 @@
 """Refits: what a mask prunes stays 0, the loss falls, and each formula against a dense and obvious one."""
 
+import json
 import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from secateur import ICBS, FisherSteps, GradientSteps, OneShot, SecateurError, prune
+from secateur import ICBS, FisherSteps, GradientSteps, OneShot, SecateurError, SparseGPT, prune
 from secateur.allocation import Uniform
 from secateur.core.layer import find_layers
 from secateur.core.mask import Mask
 from secateur.core.seeds import generator
 from secateur.core.signal import Signal
-from secateur.pruners import Averaging, Batches, Network, Session
+from secateur.pruners import Averaging, Batches, Network, Session, State
 from secateur.pruners.refits import fisher_steps
 from secateur.runs import RunFolder
 from secateur.runs.drive import Drive
@@ -375,3 +376,31 @@ def test_far_from_a_minimum_the_fisher_steps_gain(assets):
     found = run.report["evaluation"]
     assert found["pruned"]["loss"] < found["masked"]["loss"] - 0.4
     assert isinstance(run.mask, Mask)
+
+
+def test_a_state_comes_back_in_the_order_of_the_model():
+    """A file sorts its tensors, and sums over layers in another order are not the same to the bit."""
+    layers = {"b": torch.ones(1, 2, dtype=torch.bool), "a": torch.zeros(2, 1, dtype=torch.bool)}
+    state = State(Mask(layers), Mask(layers), Mask(layers), scores={n: m.float() for n, m in layers.items()})
+    tensors = dict(sorted(state.tensors().items()))
+    numbers = json.loads(json.dumps(state.numbers()))
+    back = State.rebuild(tensors, numbers, torch.device("cpu"))
+    assert list(back.mask) == list(back.best) == list(back.scores) == ["b", "a"]
+
+
+def test_a_refit_that_does_harm_is_said_to(monkeypatch):
+    harm = FisherSteps()
+    monkeypatch.setattr(
+        FisherSteps, "__call__", lambda self, s, mask, w: {n: 50.0 * m for n, m in mask.items()}
+    )
+    net = networks.mlp()
+    run = prune(net.model, net.task, MAGNITUDE, density=0.5, refit=harm)
+    assert run.report["evaluation"]["pruned"]["loss"] > run.report["evaluation"]["masked"]["loss"]
+    assert any("the refit made the loss larger" in notice for notice in run.report["notices"])
+
+
+def test_fewer_positions_than_inputs_are_said_to_be_too_few():
+    net = networks.mlp(samples=200)
+    few = SparseGPT(samples=3)
+    run = prune(net.model, net.task, few, density=0.5)
+    assert any("is singular, as 3 calibration positions are fewer" in n for n in run.report["notices"])

@@ -153,8 +153,8 @@ class Session:
             The bytes.
         """
         outs, ins = layer.shape
-        # The mean gradient, that of the point reached, the diagonal of the curvature, and gains.
-        return 4 * (samples * self.positions.get(layer.name, 1) * (ins + rows * outs) + 4 * outs * ins)
+        # The mean gradient, that of the point reached, the diagonal, gains, and what sorting those takes.
+        return 4 * (samples * self.positions.get(layer.name, 1) * (ins + rows * outs) + 10 * outs * ins)
 
     def record(
         self,

@@ -103,7 +103,8 @@ def _layers(run: RunRecord) -> list[dict[str, Any]]:
 def _gain(run: RunRecord) -> str | None:
     """Say how much of the loss that one-shot pruning cost was won back."""
     dense, start, pruned = (run.metrics(subject).get("loss") for subject in ("dense", "start", "pruned"))
-    if dense is None or start is None or pruned is None or start <= dense:
+    # Of a cost within rounding and noise no share can be told.
+    if dense is None or start is None or pruned is None or start <= 1.01 * dense:
         return None
     return f"{100 * (start - pruned) / (start - dense):.0f} %"
 
