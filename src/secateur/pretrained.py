@@ -29,18 +29,6 @@ def import_transformers() -> Any:
     return transformers
 
 
-def is_pretrained(path: str | Path) -> bool:
-    """Say whether a folder holds a model of Hugging Face.
-
-    Args:
-        path: the folder.
-
-    Returns:
-        Whether a config.json is in it.
-    """
-    return (Path(path).expanduser() / "config.json").is_file()
-
-
 def positions(path: str) -> int | None:
     """Read how many positions a local model has.
 

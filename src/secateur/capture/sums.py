@@ -1,5 +1,6 @@
 """Moments of several layers, added up while a model runs."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -62,13 +63,16 @@ class Sums:
             The moments by layer; those of an expert that no position came to are 0.
 
         Raises:
-            SecateurError: a layer that is no expert was never reached, or has inputs that are not finite.
+            SecateurError: a layer that is no expert, or all experts of a parameter, were never reached; or a
+                layer has inputs that are not finite.
         """
+        unheard = self._unheard(group)
         for layer in group:
             sums = self.found.get(layer.name)
-            if sums is None and layer.slot is None:
+            if sums is None and (layer.slot is None or id(layer.parameter) in unheard):
+                pattern = layer.name if layer.slot is None else f"{layer.parameter_name}.*"
                 raise SecateurError(
-                    f"layer '{layer.name}' is never reached by the data: {to_exclude(layer.name)}"
+                    f"layer '{layer.name}' is never reached by the data: {to_exclude(pattern)}"
                 )
             if sums is not None and not bool(torch.isfinite(sums.squares).all()):
                 raise SecateurError(
@@ -79,6 +83,11 @@ class Sums:
             layer.name: self.found.get(layer.name) or Moments.of(layer.weight.detach()[:0], self.gram)
             for layer in group
         }
+
+    def _unheard(self, group: Sequence[Layer]) -> set[int]:
+        """Find the parameters of which no expert has inputs: their products are not what is listened to."""
+        silent = Counter(id(x.parameter) for x in group if x.slot is not None and x.name not in self.found)
+        return {id(x.parameter) for x in group if silent[id(x.parameter)] == len(x.parameter)}
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

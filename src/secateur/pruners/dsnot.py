@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,9 +12,7 @@ from secateur.core.errors import SecateurError
 from secateur.core.moments import Moments
 from secateur.core.registry import register
 from secateur.pruners.layerwise import Layerwise, Site
-from secateur.pruners.pruner import State
 from secateur.pruners.session import Session
-from secateur.pruners.swaps import check_rows
 
 
 def grow_and_prune(
@@ -90,7 +89,8 @@ class DSnoT(Layerwise):
         SecateurError: a number out of range.
     """
 
-    gram = False
+    gram: ClassVar[bool] = False
+    within_rows: ClassVar[bool] = True
     cycles: int = 50
     threshold: float = 0.1
 
@@ -101,18 +101,6 @@ class DSnoT(Layerwise):
             raise SecateurError(f"DSnoT needs at least 1 cycle, not {self.cycles}.")
         if not 0 <= self.threshold < math.inf:
             raise SecateurError(f"the threshold of DSnoT must be at least 0, not {self.threshold}.")
-
-    def start(self, session: Session) -> State:
-        """Draw the one-shot mask of `init` and write it to the model.
-
-        Args:
-            session: what to work with.
-
-        Returns:
-            The state before the first decoder layer.
-        """
-        check_rows(session, self.part_name)
-        return super().start(session)
 
     def prune_layer(
         self, session: Session, site: Site, draw: torch.Generator

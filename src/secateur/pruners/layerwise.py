@@ -87,6 +87,8 @@ class Layerwise(Pruner):
 
     # Whether `prune_layer` looks at products of different inputs.
     gram: ClassVar[bool] = True
+    # Whether it exchanges weights of one row, so that only the counts of rows are kept.
+    within_rows: ClassVar[bool] = False
     converges: ClassVar[bool] = False
     init: Score = field(default_factory=Wanda)
     samples: int | None = None
@@ -157,8 +159,13 @@ class Layerwise(Pruner):
             The state before the first decoder layer.
 
         Raises:
-            SecateurError: the budget has one group for the whole network.
+            SecateurError: the budget has groups that the method does not keep.
         """
+        if self.within_rows and session.budget.grouping == "input":
+            raise SecateurError(
+                f"pruner '{self.part_name}' exchanges weights within output rows, which changes the counts "
+                'of input columns: use grouping = "output" or "layer".'
+            )
         if session.budget.grouping == "global":
             raise SecateurError(
                 f"pruner '{self.part_name}' prunes layer after layer, so the layers cannot share one count: "

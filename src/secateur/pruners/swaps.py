@@ -1,6 +1,7 @@
 """Masks by best swaps on the Gram matrices of the layers' inputs."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,25 +12,7 @@ from secateur.core.limit import Limit
 from secateur.core.registry import register
 from secateur.pruners.gram import WIDTH, best_swaps
 from secateur.pruners.layerwise import Layerwise, Site
-from secateur.pruners.pruner import State
 from secateur.pruners.session import Session
-
-
-def check_rows(session: Session, name: str) -> None:
-    """Refuse a budget that exchanges within rows would not keep.
-
-    Args:
-        session: knows the budget.
-        name: of the pruner.
-
-    Raises:
-        SecateurError: its groups are input columns.
-    """
-    if session.budget.grouping == "input":
-        raise SecateurError(
-            f"pruner '{name}' exchanges weights within output rows, which changes the counts of input "
-            'columns: use grouping = "output" or "layer".'
-        )
 
 
 @register("pruner", "gram-swaps")
@@ -53,6 +36,7 @@ class GramSwaps(Layerwise):
         SecateurError: a number out of range.
     """
 
+    within_rows: ClassVar[bool] = True
     width: int | None = WIDTH
     swaps: int | None = None
 
@@ -67,18 +51,6 @@ class GramSwaps(Layerwise):
     def warm_up(self, limit: Limit | None = None) -> None:
         """Compile the kernel, for the precision that most models have."""
         best_swaps(torch.ones(1, 2), torch.tensor([[True, False]]), torch.eye(2))
-
-    def start(self, session: Session) -> State:
-        """Draw the one-shot mask of `init` and write it to the model.
-
-        Args:
-            session: what to work with.
-
-        Returns:
-            The state before the first decoder layer.
-        """
-        check_rows(session, self.part_name)
-        return super().start(session)
 
     def prune_layer(
         self, session: Session, site: Site, draw: torch.Generator
