@@ -11,7 +11,7 @@ from secateur.core.errors import SecateurError
 from secateur.core.moments import Evidence
 from secateur.core.score import relative_rank
 from secateur.core.seeds import generator
-from secateur.core.tape import LayerTape
+from secateur.core.tape import LinearTape
 from secateur.pruners.session import keep_best
 from secateur.scores import Gradient, Magnitude, Random, Wanda
 
@@ -134,7 +134,7 @@ def test_the_best_of_each_group_are_kept_ties_by_position(grouping):
 def test_scores_are_their_formulas():
     draw = generator(0, "score")
     weight, x = torch.randn(3, 4), torch.randn(4, 7, 2)
-    tape = LayerTape(x, torch.randn(3, 4), None)
+    tape = LinearTape(x, torch.randn(3, 4), None)
     evidence, nothing = Evidence(tape.gradient, tape.moments), Evidence()
     torch.testing.assert_close(Magnitude()(weight, nothing, draw), weight.abs())
     torch.testing.assert_close(Gradient()(weight, evidence, draw), (weight * tape.gradient).abs())

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from secateur.cli.app import run
+from secateur.cli.demo import Results, _verdict
 from secateur.cli.prune import next_folder, split_words
 from secateur.core.errors import SecateurError
 from secateur.core.mask import Mask
@@ -186,12 +187,28 @@ def test_recipes(capsys):
 
 
 def test_demo(capsys, tmp_path):
-    assert run(["demo", "--seeds", "2", "--budget", "2steps"]) == 0
+    assert run(["demo", "--seeds", "1", "--budget", "2steps"]) == 0
     told = lines(capsys)
-    assert "iCBS is ahead of magnitude by" in told
-    assert "iCBS is ahead of gradient by" in told
+    for network in ("perceptron", "convolutional network", "vision transformer"):
+        assert f"{network}, density 0." in told
+    assert told.count("iCBS is ahead of magnitude by") == 3
+    assert told.count("iCBS is ahead of gradient by") == 3
     assert (tmp_path / "runs" / "demo" / "demo.png").exists()
-    assert (tmp_path / "runs" / "demo" / "icbs-1" / "report.html").exists()
+    for recipe in ("digits", "digits-cnn", "digits-vit"):
+        assert (tmp_path / "runs" / "demo" / recipe / "icbs-0" / "report.html").exists()
+
+
+def test_demo_says_what_was_measured():
+    results = Results("perceptron", 0.1)
+    for accuracy, loss in ((0.5, 2.0), (0.7, 1.0)):
+        results.add("magnitude", {"accuracy": accuracy, "loss": loss})
+        results.add("gradient", {"accuracy": 0.6, "loss": 1.0})
+        results.add("iCBS", {"accuracy": 0.65, "loss": 0.5})
+    first, second = _verdict(results, 2).splitlines()
+    assert first == (
+        "iCBS is ahead of magnitude by 5.0 ± 14.1 points of accuracy and 1.000 ± 0.707 nats, on 1 of 2 seeds."
+    )
+    assert "gradient by 5.0 ± 0.0 points of accuracy and 0.500 ± 0.000 nats, on 2 of 2 seeds." in second
 
 
 def test_doctor(capsys, tmp_path):

@@ -86,7 +86,7 @@ def test_weights_shared_with_what_is_not_a_linear_weight_are_left_alone(other) -
         assert names(model, exclude=["2"]) == ["1"]
         return
     assert names(model) == ["1"]
-    with pytest.raises(SecateurError, match="'0' matches no linear layer"):
+    with pytest.raises(SecateurError, match="'0' matches no layer"):
         find_layers(model, include=["0"])
 
 

@@ -252,7 +252,7 @@ class Residual(nn.Module):
 
 
 def residual(samples=200):
-    return networks._network(Residual(), (6,), 0, samples)
+    return networks.furnish(Residual(), (6,), 0, samples)
 
 
 PRUNERS = [

@@ -326,10 +326,10 @@ def test_entries_of_a_free_table_can_be_set():
     ("word", "said"),
     [
         ("garmet", "there is no recipe 'garmet': did you mean 'garment'?"),
-        ("qqq", "there is no recipe 'qqq': choose from digits, garment, garment-global, "),
+        ("qqq", "there is no recipe 'qqq': choose from cifar-resnet20, deit, digits, digits-cnn, "),
         (
             "no/such.toml",
-            "there is no recipe file no/such.toml: give the path of one, or a built-in one (digits",
+            "there is no recipe file no/such.toml: give the path of one, or a built-in one (cifar-resnet20",
         ),
     ],
 )

@@ -16,7 +16,7 @@ from secateur.core.signal import Signal
 from secateur.pruners import Averaging, Batches, Network, Session, State
 from secateur.pruners.refits import fisher_steps
 from secateur.runs import RunFolder
-from secateur.runs.drive import Drive
+from secateur.runs.ending import Ending
 from secateur.scores import Magnitude
 from secateur.tasks.causal_lm import CausalLM
 from secateur.testing import networks, oracles
@@ -139,7 +139,7 @@ def test_a_run_that_dies_in_the_refit_resumes_to_the_same_weights(tmp_path, refi
 
     monkeypatch.setattr(RunFolder, "discard_unless_begun", lambda self: None)
     with monkeypatch.context() as broken:
-        broken.setattr(Drive, "_refit", die)
+        broken.setattr(Ending, "_refit", die)
         with pytest.raises(Crash):
             go(refit, tmp_path / "cut", AVERAGED, "4steps")
     assert not (tmp_path / "cut" / "weights.safetensors").exists()

@@ -262,7 +262,7 @@ class Skips(nn.Module):
 
 @pytest.mark.parametrize("kind", ["skip", "backwards", "twice", "inplace", "looks", "plain"])
 def test_a_stack_that_is_no_chain_is_recorded_in_whole_passes(kind):
-    net = networks._network(Skips(kind), (6,), 0, 64)
+    net = networks.furnish(Skips(kind), (6,), 0, 64)
     model, task = net.model, net.task
     layers = find_layers(model)
     batches = [task.batch("calibration", i, torch.device("cpu")) for i in torch.arange(40).split(15)]

@@ -13,7 +13,7 @@ from secateur.core.quadratic import QuadraticModel
 from secateur.core.ranks import mark_best
 from secateur.core.seeds import generator
 from secateur.core.selector import LayerView
-from secateur.core.tape import LayerTape
+from secateur.core.tape import LinearTape
 from secateur.scores import Gradient, Magnitude
 from secateur.selection import (
     AllLayers,
@@ -57,7 +57,7 @@ def view(mask, weight, frozen=None, stamps=None, gradient=None, diagonal=None, a
         name="a", reference=weight, mask=mask, anchor=mask if anchor is None else anchor,
         stamps=torch.zeros_like(mask, dtype=torch.int32) if stamps is None else stamps,
         frozen=torch.zeros_like(mask) if frozen is None else frozen,
-        tape=LayerTape(torch.zeros(weight.shape[1], 1, 1), zeros, None),
+        tape=LinearTape(torch.zeros(weight.shape[1], 1, 1), zeros, None),
         linearisation=Constant(*(zeros if v is None else v for v in (gradient, diagonal))),
         ridge=ridge, multiplier=1.0, generator=generator(0, "score"),
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """What one sample takes in memory, measured before a run."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.capture.inputs import listening
+from secateur.core.inputs import Inputs
 from secateur.core.layer import Layer
 from secateur.core.modes import differentiable
 from secateur.core.task import Batch, Task
@@ -22,11 +24,13 @@ class Footprint:
         forward: of a forward pass alone: the outputs, their copies in the loss, and the widest layer's inputs
             and outputs.
         positions: positions that one sample gives a layer, by layer.
+        inputs: numbers that it gives a layer, by layer: those of a convolution are fewer than its patches'.
     """
 
     graph: int
     forward: int
     positions: dict[str, int]
+    inputs: dict[str, int]
 
 
 def footprint(model: nn.Module, task: Task, batch: Batch, layers: Sequence[Layer]) -> Footprint:
@@ -43,7 +47,8 @@ def footprint(model: nn.Module, task: Task, batch: Batch, layers: Sequence[Layer
     """
     own = {parameter.untyped_storage().data_ptr() for parameter in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
-    positions: dict[str, int] = {}
+    positions: Counter[str] = Counter()
+    numbers: Counter[str] = Counter()
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -54,8 +59,9 @@ def footprint(model: nn.Module, task: Task, batch: Batch, layers: Sequence[Layer
     def give(tensor: Any) -> Any:
         return tensor
 
-    def hear(name: str, x: Tensor) -> None:
-        positions[name] = positions.get(name, 0) + x.shape[0]
+    def hear(name: str, inputs: Inputs) -> None:
+        positions[name] += inputs.positions
+        numbers[name] += inputs.numbers
 
     with (
         differentiable(model, [layer.parameter for layer in layers]),
@@ -66,9 +72,12 @@ def footprint(model: nn.Module, task: Task, batch: Batch, layers: Sequence[Layer
         losses = task.losses(outputs, batch.targets)
     size = max(1, losses.numel())
     each = outputs.numel() * max(4, outputs.element_size())
-    widest = max((positions.get(layer.name, 0) * sum(layer.shape) for layer in layers), default=0)
+    widest = max((numbers[x.name] + positions[x.name] * x.shape[0] for x in layers), default=0)
     graph = sum(kept.values()) + 2 * each  # the outputs, and their gradient on the way back
     forward = 3 * each + 4 * widest
     return Footprint(
-        graph // size, forward // size, {name: -(-count // size) for name, count in positions.items()}
+        graph // size,
+        forward // size,
+        {name: -(-count // size) for name, count in positions.items()},
+        {name: -(-count // size) for name, count in numbers.items()},
     )

@@ -6,13 +6,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from secateur.core.layer import Layer
+from secateur.core.errors import SecateurError
+from secateur.core.inputs import Inputs
+from secateur.core.layer import Layer, to_exclude
+from secateur.core.patches import Patches
 
-Listener = Callable[[str, Float[Tensor, "t i"]], None]
+Listener = Callable[[str, Inputs], None]
 
 _PRODUCTS = {torch.nn.functional.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm}
 
@@ -26,7 +28,7 @@ def listening(layers: Sequence[Layer], listener: Listener) -> Iterator[None]:
 
     Args:
         layers: the layers.
-        listener: called with the layer's name and its inputs, one row a position, without gradients.
+        listener: called with the layer's name and its inputs, without gradients.
 
     Yields:
         Nothing; afterwards nothing listens.
@@ -37,7 +39,7 @@ def listening(layers: Sequence[Layer], listener: Listener) -> Iterator[None]:
             if layer.slot is None:
                 for module in layer.modules:
                     hook = partial(_hear, listener, layer.name)
-                    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+                    handle = module.register_forward_hook(hook, with_kwargs=True)
                     stack.callback(handle.remove)
         if experts:
             for module in {id(layer.modules[0]): layer.modules[0] for layer in experts}.values():
@@ -46,10 +48,47 @@ def listening(layers: Sequence[Layer], listener: Listener) -> Iterator[None]:
         yield
 
 
-def _hear(listener: Listener, name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Pass a module's inputs on."""
+def inputs_of(
+    name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+) -> Inputs:
+    """Say what a module was given.
+
+    Args:
+        name: the layer, for messages.
+        module: the module.
+        args: what it was called with.
+        kwargs: likewise, by name.
+        output: what it gave.
+
+    Returns:
+        Its inputs.
+
+    Raises:
+        SecateurError: a convolution was given one sample without a dimension that counts samples, or
+            pads in a way that is not known.
+    """
     x = next(iter((*args, *kwargs.values()))).detach()
-    listener(name, x.reshape(-1, x.shape[-1]))
+    patches = Patches.of(module)
+    if patches is None:
+        return Inputs(x)
+    if x.dim() != 2 + len(patches.kernel):
+        raise SecateurError(
+            f"layer '{name}' has inputs of the shape {list(x.shape)}, which has no dimension that counts "
+            f"samples: {to_exclude(name)}"
+        )
+    return Inputs(x, patches.fitted(tuple(x.shape[2:]), tuple(output.shape[2:]), name))
+
+
+def _hear(
+    listener: Listener,
+    name: str,
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    output: Tensor,
+) -> None:
+    """Pass a module's inputs on."""
+    listener(name, inputs_of(name, module, args, kwargs, output))
 
 
 @contextmanager
@@ -82,7 +121,7 @@ class _Watch(TorchFunctionMode):
         if func in _PRODUCTS and len(args) > 1 and isinstance(args[1], Tensor):
             name = self._names.get(_place(args[1]))
             if name is not None:
-                self._listener(name, args[0].detach().reshape(-1, args[0].shape[-1]))
+                self._listener(name, Inputs(args[0].detach()))
         return func(*args, **(kwargs or {}))
 
 

@@ -6,20 +6,22 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from secateur.capture.hessian import hessian, hessian_product
+from secateur.capture.inputs import inputs_of
+from secateur.capture.lay import tape_of, weight_gradient
 from secateur.core.errors import SecateurError
+from secateur.core.inputs import Inputs
 from secateur.core.layer import Layer, to_exclude
 from secateur.core.modes import differentiable
 from secateur.core.signal import Signal
-from secateur.core.tape import LayerTape, Tape
+from secateur.core.tape import Tape
 from secateur.core.task import Batch, Task, check_losses
 
 # What a layer was given each time it ran, and where its output is in autograd's graph.
-_Uses = list[tuple[Tensor, GradientEdge | None]]
+_Uses = list[tuple[Inputs, GradientEdge | None]]
 
 _ROWS = (Signal.LOSS_ROWS, Signal.SAMPLED_ROWS, Signal.GAUSS_NEWTON_ROWS)
 _HALF = (torch.float16, torch.bfloat16)
@@ -48,10 +50,12 @@ def capture(
     does not affect the loss, or has inputs whose first dimension does not count samples; and a
     loss that is NaN or infinite.
 
-    Memory: the tape itself, which per sample and position has the inputs of each layer and
-    its outputs times the number of rows (1, `draws`, or the number of classes); before the
-    tape has its inputs, autograd's graph has them, and one layer's are there twice at a time.
-    Beside the graph there is one more gradient at the outputs of all layers.
+    Memory: the tape itself, which per sample has the inputs of each layer and its outputs times the number
+    of rows (1, `draws`, or the number of classes), at all positions; patches of convolutions are not copied
+    but for some samples at a time. Where a layer has fewer weights than that are numbers, there are
+    the gradients of its weights instead, one a row. Before the tape has its inputs, autograd's graph has
+    them, and one layer's are there twice at a time. Beside the graph there is one more gradient at the
+    outputs of all layers.
 
     Args:
         model: the network.
@@ -89,34 +93,33 @@ def capture(
         size = losses.numel()
         _check(losses, layers, records, batch.index)
         gradients: dict[str, Tensor] = {}
-        rows: dict[str, Tensor] = {}
+        rows: dict[str, list[list[Tensor]]] = {}  # of each layer, by draw, for every use
         if backward:
             kind = kinds[0] if kinds else None
             count, cotangents = _cotangents(kind, task, batch, outputs, generator, draws)
             found = _pull(losses.sum(), None, records, layers, retain=verify or count > 0)
-            gradients = {n: _weight_gradient(uses, found[n], None, size) for n, uses in records.items()}
+            gradients = {
+                n: weight_gradient(_inputs(uses), found[n], None, size) for n, uses in records.items()
+            }
             if verify:
                 _verify(losses, layers, records, found, retain=count > 0)
             if kind is Signal.LOSS_ROWS:
-                for name in records:
-                    rows[name] = _feature_major(found.pop(name), size)[:, None]
+                rows = {name: [pieces] for name, pieces in found.items()}
             del found
             for r, cotangent in enumerate(cotangents):
                 found = _pull(outputs, cotangent, records, layers, retain=r + 1 < count)
                 for name in records:
-                    pieces = found.pop(name)
-                    if r == 0:
-                        rows[name] = _room(pieces, size, count)
-                    _lay(rows[name][:, r], pieces, size)
+                    rows.setdefault(name, []).append(found.pop(name))
     # Without outputs and edges, the graph goes, and what it keeps of the layers' inputs.
     losses = losses.detach()
-    given = {name: [x for x, _ in uses] for name, uses in records.items()}
+    given = {name: _inputs(uses) for name, uses in records.items()}
     del outputs, records
     tapes = {}
     for layer in layers:
-        inputs = _feature_major(given.pop(layer.name), size)
-        gradient = gradients.get(layer.name, inputs.new_tensor(torch.nan).expand(layer.shape))
-        tapes[layer.name] = LayerTape(inputs, gradient, rows.get(layer.name))
+        gradient = gradients.get(layer.name)
+        pieces = given.pop(layer.name), rows.pop(layer.name, [])
+        tapes[layer.name] = tape_of(*pieces, gradient, layer.shape, size, moments=Signal.MOMENTS in needs)
+        del pieces
     exact = Signal.HESSIAN in needs
     return Tape(
         tapes,
@@ -132,7 +135,9 @@ def _recording(layers: Sequence[Layer]) -> Iterator[dict[str, _Uses]]:
     records: dict[str, _Uses] = {layer.name: [] for layer in layers}
     backward = torch.is_grad_enabled()
 
-    def hook(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+    def hook(
+        name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> None:
         if backward and not output.requires_grad:
             raise SecateurError(
                 f"layer '{name}' is run without gradients (torch.no_grad in the model's forward): "
@@ -140,7 +145,7 @@ def _recording(layers: Sequence[Layer]) -> Iterator[dict[str, _Uses]]:
             )
         # An edge rather than the output itself, which ReLU(inplace=True) would overwrite.
         edge = get_gradient_edge(output) if backward else None
-        records[name].append((next(iter((*args, *kwargs.values()))).detach(), edge))
+        records[name].append((inputs_of(name, module, args, kwargs, output), edge))
 
     handles = [
         module.register_forward_hook(partial(hook, layer.name), with_kwargs=True)
@@ -175,10 +180,18 @@ def _pull(
             raise SecateurError(f"layer '{layer.name}' does not affect the loss: {to_exclude(layer.name)}")
         # One use may come to nothing where another does not.
         gradients[layer.name] = [
-            x.new_zeros((*x.shape[:-1], layer.shape[0])) if piece is None else piece
+            _nothing(x, layer.shape[0]) if piece is None else piece
             for piece, (x, _) in zip(pieces, records[layer.name], strict=True)
         ]
     return gradients
+
+
+def _nothing(inputs: Inputs, outs: int) -> Tensor:
+    """Give the gradient at the outputs of a use that nothing came of."""
+    x, patches = inputs.tensor, inputs.patches
+    if patches is None:
+        return x.new_zeros((*x.shape[:-1], outs))
+    return patches.apply(patches.padded(x), x.new_zeros(outs, 1).expand(outs, patches.width(x)))
 
 
 def _cotangents(
@@ -201,49 +214,9 @@ def _cotangents(
     return draws, sampled()
 
 
-def _wide(x: Tensor) -> Tensor:
-    """Give half precision in float32, which is what sums over samples need."""
-    return x.float() if x.dtype in _HALF else x
-
-
-def _room(pieces: list[Tensor], samples: int, rows: int) -> Float[Tensor, "f r s t"]:
-    """Make room for some rows of the records of all uses of a layer."""
-    first = pieces[0]
-    positions = sum(piece.numel() // (samples * first.shape[-1]) for piece in pieces)
-    kind = torch.float32 if first.dtype in _HALF else first.dtype
-    return first.new_empty((first.shape[-1], rows, samples, positions), dtype=kind)
-
-
-def _lay(room: Float[Tensor, "f s t"], pieces: list[Tensor], samples: int) -> None:
-    """Write the records [S, ..., features] of all uses of a layer side by side, feature-major."""
-    at = 0
-    for piece in pieces:
-        laid = piece.reshape(samples, -1, piece.shape[-1]).permute(2, 0, 1)
-        room[:, :, at : at + laid.shape[2]] = laid
-        at += laid.shape[2]
-
-
-def _feature_major(pieces: list[Tensor], samples: int) -> Float[Tensor, "f s t"]:
-    """Lay the records of all uses of a layer out as [features, S, positions]."""
-    room = _room(pieces, samples, 1)[:, 0]
-    _lay(room, pieces, samples)
-    return room
-
-
-def _weight_gradient(
-    uses: _Uses, pieces: list[Tensor], weights: Tensor | None, samples: int
-) -> Float[Tensor, "o i"]:
-    """Sum the gradient of a layer's weight over samples, weighted or not, and divide by their number."""
-    total: Tensor | None = None
-    for (x, _), piece in zip(uses, pieces, strict=True):
-        d = _wide(piece)
-        if weights is not None:
-            d = d.reshape(samples, -1, d.shape[-1]) * weights.to(d.dtype)[:, None, None]
-        d = d.reshape(-1, d.shape[-1])
-        product = d.T @ _wide(x).reshape(-1, x.shape[-1]).to(d.dtype)
-        total = product if total is None else total.add_(product)
-    assert total is not None
-    return total.div_(samples)
+def _inputs(uses: _Uses) -> list[Inputs]:
+    """Give the inputs of all uses of a layer."""
+    return [inputs for inputs, _ in uses]
 
 
 def _verify(
@@ -264,11 +237,13 @@ def _verify(
     )
     for layer, truth in zip(layers, truths, strict=True):
         uses, pieces = records[layer.name], found[layer.name]
-        ours = _weight_gradient(uses, pieces, weights, size).double()
+        inputs = _inputs(uses)
+        ours = weight_gradient(inputs, pieces, weights, size).double()
         theirs = torch.zeros_like(ours) if truth is None else layer.view(truth).double()
-        dtypes = {layer.weight.dtype, *(x.dtype for x, _ in uses), *(piece.dtype for piece in pieces)}
+        tensors = [x.tensor for x in inputs]
+        dtypes = {layer.weight.dtype, *(x.dtype for x in tensors), *(piece.dtype for piece in pieces)}
         # Where the samples' gradients cancel, rounding is relative to them and not to their sum.
-        d, x = _norm(pieces), _norm([x for x, _ in uses])
+        d, x = _norm(pieces), _norm(tensors) * max(x.overlap for x in inputs) ** 0.5
         rounding = max(torch.finfo(kind).eps for kind in dtypes) * d * x / size
         error = float(torch.linalg.vector_norm(ours - theirs))
         if error > _tolerance(dtypes) * float(torch.linalg.vector_norm(theirs)) + rounding:
@@ -300,10 +275,10 @@ def _check(losses: Tensor, layers: Sequence[Layer], records: dict[str, _Uses], i
     for name in (layer.name for layer in layers):
         if not records[name]:
             raise SecateurError(f"layer '{name}' is never reached by the data: {to_exclude(name)}")
-        for x, _ in records[name]:
-            # A matrix may have the positions of each sample below one another.
-            flat = x.dim() == 2 and x.shape[0] % samples == 0
-            if not flat and (x.dim() < 2 or x.shape[0] != samples):
+        for inputs, _ in records[name]:
+            x = inputs.tensor
+            # Each sample may have several rows of the first dimension: its positions, frames or windows.
+            if x.dim() < 2 or x.shape[0] % samples != 0:
                 raise SecateurError(
                     f"layer '{name}' has inputs of the shape {list(x.shape)}, the first dimension of which "
                     f"does not count the {samples} samples (sequence first, for example): {to_exclude(name)}"

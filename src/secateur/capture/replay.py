@@ -11,6 +11,7 @@ from secateur.capture.inputs import Listener, listening
 from secateur.capture.stubs import alike, copied, sampled, stubbed
 from secateur.capture.sums import Sums
 from secateur.core.errors import SecateurError
+from secateur.core.inputs import Inputs
 from secateur.core.layer import Layer
 from secateur.core.modes import evaluating
 from secateur.core.moments import Moments
@@ -175,7 +176,7 @@ class Replay:
         order: dict[str | int, int] = {}
         looks: list[list[list[Tensor]]] = [[] for _ in self._stack]
 
-        def hear(name: str, x: Tensor) -> None:
+        def hear(name: str, inputs: Inputs) -> None:
             order.setdefault(name, len(order))
 
         with ExitStack() as stack:
@@ -240,8 +241,7 @@ def _divided(group: list[Layer], gram: bool, limit: int | None) -> Iterator[list
     part: list[Layer] = []
     held = 0
     for layer in group:
-        wide = torch.promote_types(layer.weight.dtype, torch.float32).itemsize
-        size = layer.shape[1] ** 2 * wide if gram else 0
+        size = layer.gram_bytes if gram else 0
         if part and limit is not None and held + size > limit:
             yield part
             part, held = [], 0

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from secateur.core.errors import SecateurError
+from secateur.core.inputs import Inputs
 from secateur.core.layer import Layer, to_exclude
 from secateur.core.moments import Moments
 
@@ -26,25 +25,26 @@ class Sums:
     gram: bool
     wanted: set[str]
     found: dict[str, Moments] = field(default_factory=dict)
-    _input: tuple[Tensor, int, Moments] | None = None
+    _input: tuple[Inputs, int, Moments] | None = None
     _sum: tuple[Moments, Moments, Moments] | None = None
 
-    def add(self, name: str, x: Float[Tensor, "t i"]) -> None:
+    def add(self, name: str, inputs: Inputs) -> None:
         """Add the inputs that a layer gets, if it is wanted.
 
         Args:
             name: the layer.
-            x: one row a position.
+            inputs: of one call.
         """
         if name not in self.wanted:
             return
+        x = inputs.tensor
         version = 0 if x.is_inference() else x._version  # which writing in place raises
         last = self._input
-        if last is not None and _same(last[0], x) and last[1] == version and not x.is_inference():
+        if last is not None and last[0].same_as(inputs) and last[1] == version and not x.is_inference():
             new = last[2]
         else:
-            new = Moments.of(x, self.gram)
-            self._input = (x, version, new)  # held, so that no other tensor takes its place in memory
+            new = inputs.moments(self.gram)
+            self._input = (inputs, version, new)  # held, so that no other tensor takes its place in memory
         old = self.found.get(name)
         if old is None:
             self.found[name] = new
@@ -88,13 +88,3 @@ class Sums:
         """Find the parameters of which no expert has inputs: their products are not what is listened to."""
         silent = Counter(id(x.parameter) for x in group if x.slot is not None and x.name not in self.found)
         return {id(x.parameter) for x in group if silent[id(x.parameter)] == len(x.parameter)}
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Say whether two tensors are the same numbers in memory."""
-    return (
-        one.data_ptr() == other.data_ptr()
-        and one.shape == other.shape
-        and one.stride() == other.stride()
-        and one.dtype == other.dtype
-    )

@@ -69,11 +69,11 @@ def _sentence(error: Exception) -> str:
 
 @app.command
 def demo(*, out: str = "runs/demo", seeds: int = 5, budget: str = "2s", quiet: Flag = False) -> int:
-    """Train small classifiers of handwritten digits, prune them by three methods, and compare.
+    """Train small networks of three kinds on handwritten digits, prune them by three methods, and compare.
 
     Args:
         out: where the run folders and the figure go.
-        seeds: how many classifiers to train and prune.
+        seeds: how many networks of each kind to train and prune.
         budget: time for each iCBS run.
         quiet: print the table only.
 
@@ -86,7 +86,7 @@ def demo(*, out: str = "runs/demo", seeds: int = 5, budget: str = "2s", quiet: F
 
 
 @app.command(
-    usage="Usage: secateur prune [RECIPE | --model FOLDER --data FILE] [OPTIONS] [--FIELD VALUE ...]",
+    usage="Usage: secateur prune [RECIPE | --model MODEL --data DATA] [OPTIONS] [--FIELD VALUE ...]",
     help_epilogue=(
         "Every field of a recipe can be set: by its path (--pruner.stage.block-size 512), or by its name "
         "where it occurs once (--block-size 512). A part is switched by name "
@@ -100,6 +100,7 @@ def prune(
     density: str | None = None,
     budget: str | None = None,
     refit: str | None = None,
+    recalibrate: Flag = False,
     memory: str | None = None,
     seed: str | None = None,
     out: str | None = None,
@@ -112,11 +113,14 @@ def prune(
 
     Args:
         words: a built-in recipe (`secateur recipes ls` lists them), a TOML file, or a run folder.
-        model: instead of a recipe: the folder of a Hugging Face causal language model, or its name.
-        data: with that, its text: a .txt, .jsonl or .parquet file, or a Hugging Face data set.
+        model: instead of a recipe: the folder or name of a Hugging Face language model or image classifier,
+            timm:NAME, or a function that builds a model, package.module:function or file.py:function.
+        data: with that, text (.txt, .jsonl, .parquet) or pictures: a folder or .zip with one folder a class,
+            arrays (.npz, .pt, .safetensors); or a Hugging Face data set.
         density: fraction of the weights to keep, between 0 and 1.
         budget: such as 60s, 10min or 500steps: stop within it, and keep the best mask so far.
         refit: what to do to the kept weights at the end: gradient, least-squares or fisher; none [default].
+        recalibrate: estimate the running statistics of BatchNorm layers anew when the mask is found.
         memory: what the run may take, such as 8GB.
         seed: everything random follows from it.
         out: the run folder to write [default: runs/RECIPE-N].
@@ -132,7 +136,7 @@ def prune(
 
     named = {
         "run.density": density, "run.budget": budget, "run.seed": seed, "run.refit": refit,
-        "run.memory": memory,
+        "run.memory": memory, "run.recalibrate": "true" if recalibrate else None,
         "run.save_model": "true" if save_model else None, "model": model, "data": data,
     }  # fmt: skip
     fields = {name: value for name, value in named.items() if value is not None}
@@ -218,7 +222,8 @@ def evaluate(
     Args:
         subject: a run folder; a recipe, whose model is then evaluated as it is; or, with --data, --zeroshot
             or --lm-eval, the folder of a Hugging Face language model.
-        data: text to measure a language model's perplexity on: .txt, .jsonl or .parquet.
+        data: text to measure a language model's perplexity on (.txt, .jsonl or .parquet); or pictures, for
+            an image classifier.
         zeroshot: a .jsonl file of multiple-choice questions (PIQA, ARC, WinoGrande, BLiMP or your own), as
             often as needed.
         lm_eval: tasks of the lm-evaluation-harness, separated by commas.

@@ -1,4 +1,4 @@
-"""`secateur demo`: small classifiers, three ways to prune them, and what that gives."""
+"""`secateur demo`: small classifiers of three kinds, three ways to prune them, and what that gives."""
 
 import copy
 import statistics
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from secateur.core.errors import SecateurError
@@ -20,6 +20,12 @@ from secateur.core.events import Evaluated, Event, Stepped
 from secateur.recipes import load, prepare, run_recipe
 from secateur.report import save_spread
 
+# By recipe, what is pruned.
+_NETWORKS = {
+    "digits": "perceptron",
+    "digits-cnn": "convolutional network",
+    "digits-vit": "vision transformer",
+}
 _BEST = "iCBS"
 _METHODS: dict[str, Any] = {
     "magnitude": {"name": "one-shot", "score": "magnitude"},
@@ -30,13 +36,17 @@ _METHODS: dict[str, Any] = {
 
 @dataclass
 class Results:
-    """What was measured, one value a seed.
+    """What was measured on one kind of network, one value a seed.
 
     Attributes:
+        network: its name.
+        density: what it was pruned to.
         loss: by method, ``"dense"`` among them.
         accuracy: likewise.
     """
 
+    network: str
+    density: float
     loss: dict[str, list[float]] = field(default_factory=dict)
     accuracy: dict[str, list[float]] = field(default_factory=dict)
 
@@ -73,22 +83,27 @@ def run_demo(out: str, seeds: int, budget: str, *, quiet: bool) -> int:
     begin = time.monotonic()
     if not quiet:
         console.print(
-            f"[bold]Handwritten digits[/]: {seeds} small classifiers are trained, and each is pruned to "
-            "a tenth of its weights by three methods.",
+            f"[bold]Handwritten digits[/]: small networks of three kinds are trained, {seeds} of each, and "
+            "pruned by three methods.",
             highlight=False,
         )
     bar = Progress(
-        TextColumn("{task.description:<44}"), BarColumn(24), TimeElapsedColumn(), console=console,
+        TextColumn("{task.description:<56}"), BarColumn(24), TimeElapsedColumn(), console=console,
         disable=quiet or not console.is_terminal,
     )  # fmt: skip
+    measured: list[Results] = []
     with bar, _one_thread():
-        results = _measure(bar, folder, range(seeds), budget)
-    console.print(_table(results, seeds))
-    console.print(_verdict(results, seeds), highlight=False, soft_wrap=True)
-    figure = _figure(results, folder)
-    first = folder / f"{_BEST.lower()}-0" / "report.html"
+        task = bar.add_task("", total=len(_NETWORKS) * seeds * (len(_METHODS) + 1))
+        for recipe in _NETWORKS:
+            results = _measure(bar, task, recipe, folder / recipe, range(seeds), budget)
+            console.print(_table(results, seeds))
+            console.print(_verdict(results, seeds), "", sep="\n", highlight=False, soft_wrap=True)
+            measured.append(results)
+        bar.update(task, description="done")
+    figure = _figure(measured, folder)
+    first = folder / next(iter(_NETWORKS)) / f"{_BEST.lower()}-0" / "report.html"
     console.print(
-        f"\n{time.monotonic() - begin:.0f} s in all. {escape(str(figure))} shows it; "
+        f"{time.monotonic() - begin:.0f} s in all. {escape(str(figure))} shows it; "
         f"{escape(str(first))} is the report of one run.\n"
         "Next: secateur prune digits --density 0.05, or secateur recipes copy digits to make it your own.",
         highlight=False,
@@ -97,22 +112,22 @@ def run_demo(out: str, seeds: int, budget: str, *, quiet: bool) -> int:
     return 0
 
 
-def _measure(bar: Progress, folder: Path, seeds: Sequence[int], budget: str) -> Results:
-    """Train a classifier for each seed and prune it by each method."""
-    results = Results()
-    rounds = len(_METHODS) + 1
-    task = bar.add_task("", total=rounds * len(seeds))
+def _measure(
+    bar: Progress, task: TaskID, recipe: str, folder: Path, seeds: Sequence[int], budget: str
+) -> Results:
+    """Train a network for each seed and prune it by each method."""
+    name = _NETWORKS[recipe]
+    results = Results(name, load(recipe).run.density)
     for seed in seeds:
-        bar.update(task, description=f"seed {seed}: training")
+        bar.update(task, description=f"{name} {seed}: training")
         settings = {"model.seed": seed, "model.network.seed": seed, "run.seed": seed, "run.budget": budget}
-        things = prepare(load("digits", settings))
+        things = prepare(load(recipe, settings))
         bar.advance(task)
         for method, pruner in _METHODS.items():
-            recipe = load("digits", settings if pruner is None else {**settings, "pruner": pruner})
             run = run_recipe(
-                recipe,
+                load(recipe, settings if pruner is None else {**settings, "pruner": pruner}),
                 out=folder / f"{method.lower()}-{seed}",
-                listeners=[_Shown(bar, task, f"seed {seed}: {method}")],
+                listeners=[_Shown(bar, task, f"{name} {seed}: {method}")],
                 # The network is pruned in place, and the other methods want it whole.
                 ingredients=replace(things, model=copy.deepcopy(things.model)),
             )
@@ -120,14 +135,13 @@ def _measure(bar: Progress, folder: Path, seeds: Sequence[int], budget: str) -> 
             if method == _BEST:  # the same for all methods
                 results.add("dense", run.report["evaluation"]["dense"])
             bar.advance(task)
-    bar.update(task, description="done")
     return results
 
 
 class _Shown:
     """Writes beside the bar what a run is at."""
 
-    def __init__(self, bar: Progress, task: Any, words: str) -> None:
+    def __init__(self, bar: Progress, task: TaskID, words: str) -> None:
         self._bar, self._task, self._words = bar, task, words
 
     def __call__(self, event: Event) -> None:
@@ -167,7 +181,8 @@ def _spread(values: Sequence[float], form: str) -> str:
 def _table(results: Results, seeds: int) -> Table:
     """Set the methods one below the other."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column(f"density 0.1, {seeds} seed{'s' * (seeds != 1)}")
+    heading = f"{results.network}, density {results.density:g}, {seeds} seed{'s' * (seeds != 1)}"
+    table.add_column(heading, min_width=48)
     table.add_column("accuracy, %", justify="right")
     table.add_column("loss, nats", justify="right")
     for method in ("dense", *_METHODS):
@@ -195,14 +210,9 @@ def _verdict(results: Results, seeds: int) -> str:
     return "\n".join(lines)
 
 
-def _figure(results: Results, folder: Path) -> Path:
-    """Draw every measurement."""
-    groups = {
-        "accuracy, %": {method: results.accuracy[method] for method in _METHODS},
-        "loss, nats a sample": {method: results.loss[method] for method in _METHODS},
-    }
-    dense = {
-        "accuracy, %": statistics.fmean(results.accuracy["dense"]),
-        "loss, nats a sample": statistics.fmean(results.loss["dense"]),
-    }
+def _figure(measured: Sequence[Results], folder: Path) -> Path:
+    """Draw every accuracy, one panel a kind of network."""
+    panels = {f"{results.network}: accuracy, %": results.accuracy for results in measured}
+    groups = {title: {method: values[method] for method in _METHODS} for title, values in panels.items()}
+    dense = {title: statistics.fmean(values["dense"]) for title, values in panels.items()}
     return save_spread(groups, folder / "demo.png", dense)

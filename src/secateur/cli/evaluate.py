@@ -1,4 +1,4 @@
-"""`secateur evaluate`: measure a run's mask again, a recipe's dense model, or a language model."""
+"""`secateur evaluate`: measure a run's mask again, a recipe's dense model, or a model of Hugging Face."""
 
 import json
 from pathlib import Path
@@ -14,13 +14,14 @@ from secateur.core.errors import SecateurError
 from secateur.evaluation import evaluate, sparsity
 from secateur.export.outcome import apply_outcome
 from secateur.recipes import Ingredients, load, prepare
+from secateur.recipes.quick import is_image_classifier, quick_recipe
 
 # Sums in another order, on another number of threads, may differ so far.
 _TOLERANCE = 1e-4
 
 
 def run_evaluate(subject: str, assets: str | None, batch_size: int | None, asked: Asked | None = None) -> int:
-    """Evaluate a run folder, a recipe or the folder of a language model.
+    """Evaluate a run folder, a recipe or the folder of a model.
 
     Args:
         subject: a run folder, a recipe, or the folder of a Hugging Face model.
@@ -59,7 +60,9 @@ def run_evaluate(subject: str, assets: str | None, batch_size: int | None, asked
 
 
 def _evaluate_model(path: str, asked: Asked) -> int:
-    """Measure a language model from a folder of Hugging Face."""
+    """Measure a model from a folder of Hugging Face."""
+    if is_image_classifier(path):
+        return _evaluate_classifier(path, asked)
     if not asked:
         raise SecateurError(
             f"{path} is a model without data: say what to measure, with --data FILE, --zeroshot FILE or "
@@ -72,6 +75,23 @@ def _evaluate_model(path: str, asked: Asked) -> int:
     tokenizer = load_tokenizer(path)
     model = load_pretrained(path).to("cuda" if torch.cuda.is_available() else "cpu")
     print_records(Console(), {"model": measure(model, tokenizer, asked, "model")})
+    return 0
+
+
+def _evaluate_classifier(path: str, asked: Asked) -> int:
+    """Measure an image classifier on the evaluation part of pictures."""
+    if asked.data is None or asked.zeroshot or asked.lm_eval:
+        raise SecateurError(
+            f"{path} is an image classifier: say what to measure it on, with --data and a folder or .zip of "
+            "pictures, one folder a class, and with nothing else."
+        )
+    things = prepare(load(quick_recipe(path, asked.data)))
+    found = evaluate(things.model, things.task, batch_size=asked.batch_size)
+    console = Console()
+    for remark in getattr(things.task, "remarks", ()):
+        console.print(remark, style="dim", highlight=False, markup=False, soft_wrap=True)
+    metrics = {name: value for name, value in found.items() if name not in ("samples", "seconds")}
+    console.print(_table(metrics, {}, int(found["samples"])))
     return 0
 
 

@@ -16,6 +16,7 @@ from secateur.cli.tables import summary
 from secateur.core.errors import SecateurError
 from secateur.recipes.builder import Text
 from secateur.recipes.files import read_text
+from secateur.recipes.quick import quick_recipe, title
 
 
 def run_prune(
@@ -78,7 +79,7 @@ def run_prune(
 def _source(
     resume: str | None, named: Sequence[str], overrides: dict[str, Text]
 ) -> tuple[str | dict[str, Any], str]:
-    """Give the recipe, and what to call it; a model and a file of text, taken from the fields, make one."""
+    """Give the recipe, and what to call it; a model and data, taken from the fields, make one."""
     if resume is not None or named:
         recipe = resume or named[0]
         return recipe, read_text(recipe)[0]
@@ -86,33 +87,17 @@ def _source(
     if model is None and data is None:
         raise SecateurError(
             "name a recipe, such as `secateur prune digits` (`secateur recipes ls` lists them), or a "
-            "language model and a file of text: --model FOLDER --data FILE."
+            "model and data: --model FOLDER --data FILE."
         )
     if model is None or data is None:
         raise SecateurError(
-            "--model needs --data FILE: a .txt, .jsonl or .parquet file of text, or a Hugging Face data set."
+            "--model needs --data FILE: a .txt, .jsonl or .parquet file of text, or a Hugging Face data set; "
+            "for other models pictures (a folder with one folder a class, or a .zip of it), or an .npz file."
             if data is None
-            else "--data needs --model FOLDER: that of a Hugging Face causal language model."
+            else "--data needs --model FOLDER: that of a Hugging Face causal language model or image "
+            "classifier, or timm:NAME, or the function that builds a network, file.py:function."
         )
-    return language_recipe(str(model), str(data)), Path(str(model)).expanduser().name or "model"
-
-
-def language_recipe(model: str, data: str) -> dict[str, Any]:
-    """Write the recipe that prunes a language model.
-
-    Args:
-        model: its folder, or its name on the hub.
-        data: a file of text, or a data set.
-
-    Returns:
-        The recipe as a table.
-    """
-    return {
-        "about": f"{model} by the default method",
-        "data": {"name": "text", "path": data, "tokenizer": model},
-        "model": {"name": "causal-lm", "path": model},
-        "run": {"density": 0.5, "budget": "10min"},
-    }
+    return quick_recipe(str(model), str(data), frozenset(overrides)), title(str(model))
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -5,13 +5,9 @@ from typing import Any
 
 from rich.table import Table
 
+from secateur.report.read import SUBJECTS
+
 _PERCENT = ("accuracy",)
-_SUBJECTS = (
-    ("dense", "dense"),
-    ("start", "one-shot start"),
-    ("masked", "before the refit"),
-    ("pruned", "pruned"),
-)
 
 
 def metric(name: str, value: float | None) -> str:
@@ -51,7 +47,7 @@ def summary(report: Mapping[str, Any]) -> Table:
         The table.
     """
     evaluation = report["evaluation"]
-    present = [(key, words) for key, words in _SUBJECTS if evaluation.get(key)]
+    present = [(key, words) for key, words in SUBJECTS if evaluation.get(key)]
     names = sorted({n for key, _ in present for n in evaluation[key]}, key=lambda n: (n != "loss", n))
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("evaluation data")

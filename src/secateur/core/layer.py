@@ -1,23 +1,27 @@
 """A prunable weight of a network, seen as a matrix [out, in]."""
 
 import fnmatch
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from secateur.core.errors import SecateurError, nearest
+from secateur.core.patches import Patches, is_convolution
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
     """A prunable weight matrix, and every module that uses it.
 
-    The matrix is the parameter of a linear module, its transpose (the Conv1D of GPT-2), or one slice of
-    a parameter that holds a mixture's experts side by side.
+    The matrix is the parameter of a linear module, its transpose (the Conv1D of GPT-2), the kernels of a
+    convolution one row an output channel, [out, in / groups * points], or one slice of a parameter that holds
+    a mixture's experts side by side.
 
     Attributes:
         name: the name of the first module that uses the weight; of an expert, the name of the
@@ -41,8 +45,18 @@ class Layer:
 
     @property
     def weight(self) -> Float[Tensor, "out in"]:
-        """The matrix, one row an output: a view of the parameter, so that writing to it changes the model."""
+        """The matrix, one row an output, to be read: a view of the parameter where memory is laid out so."""
         return self.view(self.parameter)
+
+    @torch.no_grad()
+    def write(self, matrix: Float[Tensor, "out in"]) -> None:
+        """Change the model.
+
+        Args:
+            matrix: the new weights, one row an output.
+        """
+        target = self.parameter if self.slot is None else self.parameter[self.slot]
+        target.copy_(self.stored(matrix))
 
     def view(self, stored: Tensor) -> Shaped[Tensor, "out in"]:
         """Give the layer's part of anything that is shaped like the parameter.
@@ -51,13 +65,13 @@ class Layer:
             stored: the parameter, its gradient, a mask of it.
 
         Returns:
-            A view, one row an output.
+            One row an output; a view, but for kernels whose channels lie last in memory.
         """
         matrix = stored if self.slot is None else stored[self.slot]
-        return matrix.mT if self.transposed else matrix
+        return matrix.mT if self.transposed else matrix.flatten(1)
 
     def stored(self, matrix: Float[Tensor, "out in"]) -> Tensor:
-        """Give a matrix as the parameter holds it, the inverse of `view`; not for experts.
+        """Give a matrix as the parameter, or the expert's slice of it, holds it: the inverse of `view`.
 
         Args:
             matrix: one row an output.
@@ -65,7 +79,8 @@ class Layer:
         Returns:
             A view.
         """
-        return matrix.mT if self.transposed else matrix
+        kernel = self.parameter.shape[2:] if self.slot is None else ()
+        return matrix.mT if self.transposed else matrix.reshape(len(matrix), -1, *kernel)
 
     @property
     def parameter_name(self) -> str:
@@ -77,8 +92,17 @@ class Layer:
     @property
     def shape(self) -> tuple[int, int]:
         """Outputs and inputs."""
-        outs, ins = self.weight.shape
+        sizes = self.parameter.shape if self.slot is None else self.parameter.shape[1:]
+        outs, ins = (sizes[1], sizes[0]) if self.transposed else (sizes[0], math.prod(sizes[1:]))
         return (outs, ins)
+
+    @property
+    def gram_bytes(self) -> int:
+        """What the products of its inputs take, in float32 or wider: those of each group of a convolution."""
+        patches = Patches.of(self.modules[0])
+        groups = 1 if patches is None else patches.groups
+        wide = torch.promote_types(self.parameter.dtype, torch.float32)
+        return groups * self.shape[1] ** 2 * wide.itemsize
 
     @property
     def size(self) -> int:
@@ -89,12 +113,12 @@ class Layer:
 def find_layers(
     model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
 ) -> tuple[Layer, ...]:
-    """Find the linear layers whose names match, in the order the model lists them.
+    """Find the layers whose names match, in the order the model lists them.
 
-    They are modules of the types torch.nn.Linear and transformers' Conv1D, and the experts of
-    transformers' mixtures, one layer for each expert and matrix. A weight shared by several modules is
-    one layer. Weights shared with a module that is not linear (an embedding, say) are left alone, and so
-    is what routes between experts.
+    They are modules of the types torch.nn.Linear, Conv1d, Conv2d, Conv3d and transformers' Conv1D, and the
+    experts of transformers' mixtures, one layer for each expert and matrix. A weight shared by several
+    modules is one layer. Weights shared with a module of another kind (an embedding, say) are left alone,
+    and so is what routes between experts.
 
     Args:
         model: the network.
@@ -112,14 +136,13 @@ def find_layers(
     names = [layer.name for layer in layers]
     if not names:
         raise SecateurError(
-            "the model has no linear layers to prune: Secateur prunes the weights of torch.nn.Linear, of "
-            "transformers' Conv1D and of its mixtures of experts."
+            "the model has no layers to prune: Secateur prunes the weights of torch.nn.Linear, Conv1d, "
+            "Conv2d and Conv3d, of transformers' Conv1D and of its mixtures of experts."
         )
     for pattern in (*include, *exclude):
         if not fnmatch.filter(names, pattern):
             raise SecateurError(
-                f"the layer pattern '{pattern}' matches no linear layer of the model: "
-                f"{nearest(pattern, names)}"
+                f"the layer pattern '{pattern}' matches no layer of the model: {nearest(pattern, names)}"
             )
     chosen = tuple(
         layer
@@ -138,13 +161,13 @@ def find_layers(
 
 
 def all_layers(model: nn.Module) -> list[Layer]:
-    """List every linear layer of a model, those too that cannot be pruned as their weight is computed.
+    """List every layer of a model, those too that cannot be pruned as their weight is computed.
 
     Args:
         model: the network.
 
     Returns:
-        The layers, in the order the model lists them; neither weights shared with what is not linear, nor
+        The layers, in the order the model lists them; neither weights shared with what is none, nor
         what routes between experts.
     """
     # Not only the weights of embeddings: a decoder may hold its weight itself, and one that
@@ -153,15 +176,15 @@ def all_layers(model: nn.Module) -> list[Layer]:
         id(parameter)
         for module in model.modules()
         for key, parameter in module._parameters.items()
-        if parameter is not None and not (is_linear(module) and key == "weight")
+        if parameter is not None and not (is_layer(module) and key == "weight")
     }
     routers = _routers(model)
     found: dict[object, Layer] = {}
     for name, module in model.named_modules():
         if is_mixture(module):
             candidates = [(_identity(layer), layer) for layer in _experts(name, module)]
-        elif is_linear(module) and id(module) not in routers:
-            layer = Layer(name, (module,), transposed=not isinstance(module, nn.Linear))
+        elif is_layer(module) and id(module) not in routers:
+            layer = Layer(name, (module,), transposed=is_transposed(module))
             identity = _identity(layer)
             candidates = [] if identity[0] in elsewhere else [(identity, layer)]
         else:
@@ -182,7 +205,7 @@ def _routers(model: nn.Module) -> set[int]:
             for beside in parent.children():
                 linear = [part for part in beside.modules() if is_linear(part)]
                 if beside is not mixture and len(linear) == 1:
-                    layer = Layer("", (linear[0],), transposed=not isinstance(linear[0], nn.Linear))
+                    layer = Layer("", (linear[0],), transposed=is_transposed(linear[0]))
                     found |= {id(linear[0])} if layer.shape[0] in (1, mixture.num_experts) else set()
     return found
 
@@ -195,6 +218,18 @@ def _identity(layer: Layer) -> tuple[int, int | None, str]:
     return (id(module if stored is None else stored), layer.slot, layer.key)
 
 
+def is_layer(module: nn.Module) -> bool:
+    """Say whether a module's `weight` can be pruned.
+
+    Args:
+        module: the module.
+
+    Returns:
+        True for linear maps and convolutions.
+    """
+    return is_linear(module) or is_convolution(module)
+
+
 def is_linear(module: nn.Module) -> bool:
     """Say whether a module is a linear map with its matrix as `weight`.
 
@@ -204,8 +239,20 @@ def is_linear(module: nn.Module) -> bool:
     Returns:
         True for torch.nn.Linear and transformers' Conv1D.
     """
+    return isinstance(module, nn.Linear) or is_transposed(module)
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Say whether a module's matrix has its inputs before its outputs.
+
+    Args:
+        module: the module.
+
+    Returns:
+        True for transformers' Conv1D.
+    """
     known = sys.modules.get("transformers.pytorch_utils")  # a model that has one has imported it
-    return isinstance(module, nn.Linear) or (known is not None and isinstance(module, known.Conv1D))
+    return known is not None and isinstance(module, known.Conv1D)
 
 
 def is_mixture(module: nn.Module) -> bool:

@@ -6,37 +6,78 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from secateur.core.patches import Patches
+
 
 @dataclass(frozen=True, eq=False)
 class Moments:
     """Sums over all positions x of a layer's inputs, in float32 or wider.
 
+    A convolution in groups has other inputs for the outputs of each group, and sums for each.
+
     Attributes:
         count: how many positions there are.
-        total: sum of x, [in].
-        squares: sum of x * x, [in].
-        gram: sum of x x', [in, in]; None where nobody asked for it.
+        total: sum of x, [in] or [groups, in].
+        squares: sum of x * x, likewise.
+        gram: sum of x x', [in, in] or [groups, in, in]; None where nobody asked for it.
     """
 
     count: int
-    total: Float[Tensor, " i"]
-    squares: Float[Tensor, " i"]
-    gram: Float[Tensor, "i i"] | None = None
+    total: Float[Tensor, "*g i"]
+    squares: Float[Tensor, "*g i"]
+    gram: Float[Tensor, "*g i i"] | None = None
 
     @property
-    def norms(self) -> Float[Tensor, " i"]:
+    def groups(self) -> int:
+        """How many sums of different inputs there are."""
+        return 1 if self.total.dim() == 1 else len(self.total)
+
+    @property
+    def norms(self) -> Float[Tensor, "*g i"]:
         """The Euclidean norm of each input over all positions."""
         return self.squares.sqrt()
 
     @property
-    def mean(self) -> Float[Tensor, " i"]:
+    def mean(self) -> Float[Tensor, "*g i"]:
         """The mean of each input."""
         return self.total / max(1, self.count)
 
     @property
-    def variance(self) -> Float[Tensor, " i"]:
+    def variance(self) -> Float[Tensor, "*g i"]:
         """The variance of each input, its mean taken off."""
         return (self.squares / max(1, self.count) - self.mean.square()).clamp(min=0)
+
+    def beside(self, weight: Float[Tensor, "o i"]) -> Float[Tensor, "#o i"]:
+        """Give the norms of the inputs that each weight is multiplied with.
+
+        Args:
+            weight: of the layer.
+
+        Returns:
+            The norms, one row for all outputs, or one for each where they have other inputs.
+        """
+        norms = self.norms
+        if norms.dim() == 1:
+            return norms[None]
+        return norms.repeat_interleave(len(weight) // len(norms), 0)
+
+    def by_group(self, outputs: int) -> "list[tuple[slice, Moments]]":
+        """Give the sums of each group of outputs that have the same inputs.
+
+        Args:
+            outputs: of the layer.
+
+        Returns:
+            Which outputs, and the sums over their inputs, of each group.
+        """
+        if self.total.dim() == 1:
+            return [(slice(0, outputs), self)]
+        each = outputs // self.groups
+        grams = [None] * self.groups if self.gram is None else self.gram
+        return [
+            (slice(group * each, (group + 1) * each), Moments(self.count, *sums))
+            for group, sums in enumerate(zip(self.total, self.squares, grams, strict=True))
+        ]
 
     @classmethod
     def of(cls, x: Float[Tensor, "t i"], gram: bool = False) -> "Moments":
@@ -51,6 +92,25 @@ class Moments:
         """
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         return cls(wide.shape[0], wide.sum(0), wide.square().sum(0), wide.T @ wide if gram else None)
+
+    @classmethod
+    def of_patches(cls, patches: Patches, x: Float[Tensor, "n c *space"], gram: bool = False) -> "Moments":
+        """Sum over the patches of a convolution.
+
+        Args:
+            patches: how the inputs are cut.
+            x: padded inputs.
+            gram: whether the products of different inputs are wanted.
+
+        Returns:
+            The sums.
+        """
+        total, squares = patches.sums(x), patches.sums(x.square())
+        products = patches.gram(x) if gram else None
+        if patches.groups == 1:
+            total, squares = total[0], squares[0]
+            products = None if products is None else products[0]
+        return cls(patches.positions(x), total, squares, products)
 
     def __add__(self, other: "Moments") -> "Moments":
         """Join the sums over two sets of positions."""

@@ -2,13 +2,13 @@
 
 from torch import nn
 
-from secateur.core.layer import is_linear, is_mixture
+from secateur.core.layer import is_layer, is_mixture
 
 
 def find_stack(model: nn.Module) -> tuple[str, nn.ModuleList] | None:
     """Find the stack of layers that most of a transformer is.
 
-    It is the torch.nn.ModuleList each of whose elements holds linear layers, which is in no other such
+    It is the torch.nn.ModuleList each of whose elements holds layers, which is in no other such
     list (as the list of a layer's experts is), and which has the most parameters of all of them; of
     equals the first.
 
@@ -31,7 +31,7 @@ def find_stack(model: nn.Module) -> tuple[str, nn.ModuleList] | None:
 
 
 def _is_stack(modules: nn.ModuleList) -> bool:
-    """Say whether a list has elements and each holds linear layers."""
+    """Say whether a list has elements and each holds layers."""
     return len(modules) > 0 and all(
-        any(is_linear(part) or is_mixture(part) for part in element.modules()) for element in modules
+        any(is_layer(part) or is_mixture(part) for part in element.modules()) for element in modules
     )

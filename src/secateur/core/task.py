@@ -92,6 +92,11 @@ class Task(ABC):
         return True
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a user should know of how the data were read."""
+        return ()
+
+    @property
     def ordered(self) -> bool:
         """Whether neighbouring samples resemble one another, as pieces of one document do."""
         return False

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from secateur.core.block import Block
 from secateur.core.curvature import Curvature, Displacement, Linearisation
-from secateur.core.matrices import gram
 from secateur.core.quadratic import QuadraticModel
 from secateur.core.registry import register
 from secateur.core.signal import Signal
-from secateur.core.tape import Tape
+from secateur.core.tape import Records, Tape
 
 
 class GramLinearisation(Linearisation):
@@ -34,30 +33,36 @@ class GramLinearisation(Linearisation):
         self._grams: dict[str, Tensor] = {}
         self._gradients: dict[str, Tensor] = {}
 
-    def gram(self, name: str) -> Float[Tensor, "i i"]:
+    def gram(self, name: str) -> Float[Tensor, "g i i"]:
         """Give G of a layer, computed once a tape.
 
         Args:
             name: the layer.
 
         Returns:
-            X X' / S, over all positions of S samples.
+            X X' / S, over all positions of S samples, for each group of outputs with the same inputs.
         """
         if name not in self._grams:
-            layer = self.tape.layers[name]
-            self._grams[name] = gram(layer.inputs.flatten(1)).div_(layer.samples)
+            layer = _records(self.tape, name)
+            self._grams[name] = layer.gram().div_(layer.samples)
         return self._grams[name]
 
     def gradient(self, name: str) -> Float[Tensor, "o i"]:
         """Give (W - W0) G for a layer."""
         if name not in self._gradients:
             matrix = self.gram(name)
-            self._gradients[name] = self.displacement(name).to(matrix.dtype) @ matrix
+            parts = self.displacement(name).to(matrix.dtype).unflatten(0, (len(matrix), -1))
+            self._gradients[name] = (parts @ matrix).flatten(0, 1)
         return self._gradients[name]
 
     def diagonal(self, name: str) -> Float[Tensor, "o i"]:
         """Give the diagonal of G for every row of a layer."""
-        return self.gram(name).diagonal().expand(self.tape.layers[name].gradient.shape[0], -1)
+        diagonal = self.gram(name).diagonal(dim1=1, dim2=2)
+        return diagonal.repeat_interleave(self._outputs(name), 0)
+
+    def _outputs(self, name: str) -> int:
+        """Count the outputs that have the same inputs."""
+        return len(self.tape.layers[name].gradient) // len(self.gram(name))
 
     def quadratic(self, block: Block) -> QuadraticModel:
         """Give the block's gradient, and G between weights of the same layer and row."""
@@ -67,8 +72,9 @@ class GramLinearisation(Linearisation):
         at = 0
         for name, index in block.indices.items():
             matrix = self.gram(name)
-            i, j = index // len(matrix), index % len(matrix)
-            piece = matrix[j[:, None], j].mul_(i[:, None] == i)
+            i, j = index // matrix.shape[1], index % matrix.shape[1]
+            group = i // self._outputs(name)
+            piece = matrix[group[:, None], j[:, None], j].mul_(i[:, None] == i)
             dense[at : at + index.numel(), at : at + index.numel()] = piece
             at += index.numel()
         return QuadraticModel(gradient, dense=dense)
@@ -79,9 +85,10 @@ class GramLinearisation(Linearisation):
             matrix, gradient = self.gram(name), self.gradient(name)
             moved = piece.nonzero().squeeze(1)
             index = block.indices[name][moved]
-            change = piece[moved].to(matrix.dtype)[:, None] * matrix[index % len(matrix)]
+            i, j = index // matrix.shape[1], index % matrix.shape[1]
+            change = piece[moved].to(matrix.dtype)[:, None] * matrix[i // self._outputs(name), j]
             # Not in place: whoever asked for the gradient before may still hold it.
-            self._gradients[name] = gradient.index_add(0, index // len(matrix), change)
+            self._gradients[name] = gradient.index_add(0, i, change)
 
 
 @register("curvature", "gram")
@@ -116,12 +123,17 @@ class Gram(Curvature):
     def measured(self, tape: Tape, before: Displacement, after: Displacement) -> float:
         """Measure the change of the error at the layers' outputs, on the inputs of the tape."""
         total = 0.0
-        for name, layer in tape.layers.items():
-            old, new = before(name), after(name)
-            rows = (old != new).any(1)
-            if bool(rows.any()):
-                x = layer.inputs.flatten(1)
+        for name in tape.layers:
+            old, new, layer = before(name), after(name), _records(tape, name)
+            if not torch.equal(old, new):
                 # As a difference of squares, which keeps the digits that both have in common.
-                change, both = ((d[rows].to(x.dtype) @ x).double() for d in (new - old, new + old))
+                change, both = (layer.outputs(d).double() for d in (new - old, new + old))
                 total += float((change * both).sum()) / (2 * layer.samples)
         return total
+
+
+def _records(tape: Tape, name: str) -> Records:
+    """Give the records of a layer: of inputs alone, which are never folded into gradients."""
+    layer = tape.layers[name]
+    assert isinstance(layer, Records)
+    return layer

@@ -29,8 +29,8 @@ class RowLinearisation(Linearisation):
         """
         self.tape = tape
         some = next(iter(tape.layers.values()))
-        assert some.rows is not None
-        self.response = some.rows.new_zeros(some.rows.shape[1] * tape.samples)
+        assert some.draws > 0
+        self.response = some.gradient.new_zeros(some.draws * tape.samples)
         self._moved = False
         self._diagonals: dict[str, Tensor] = {}
 

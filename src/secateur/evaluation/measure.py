@@ -25,7 +25,7 @@ def evaluate(
         task: data and metrics.
         split: ``"evaluation"`` for numbers to report.
         batch_size: samples a forward pass, > 0; memory grows with it, results do not change. None: as the
-            task says, 1,000 as a rule.
+            task says, at most 1,000.
 
     Returns:
         The mean of each metric (``"loss"`` in nats a sample, ``"accuracy"`` as a fraction),
@@ -34,7 +34,7 @@ def evaluate(
     Raises:
         SecateurError: the loss is NaN or infinite, or batch_size is not positive.
     """
-    batch_size = (task.per_pass or 1000) if batch_size is None else batch_size
+    batch_size = min(1000, task.per_pass or 1000) if batch_size is None else batch_size
     if batch_size < 1:
         raise SecateurError(f"batch_size is {batch_size}: evaluation needs at least 1 sample a batch.")
     begin, size, device = time.perf_counter(), task.size(split), device_of(model)

@@ -1,4 +1,4 @@
-"""What a run made of a model: its mask, and the kept weights that it changed."""
+"""What a run made of a model: its mask, the kept weights that it changed, and statistics of BatchNorm."""
 
 from pathlib import Path
 
@@ -10,17 +10,18 @@ from torch import Tensor, nn
 from secateur.core.errors import SecateurError
 from secateur.export.apply import Applied, apply_mask, match_layers, read_mask
 
-_WEIGHTS = "weights.safetensors"
+_WEIGHTS, _STATISTICS = "weights.safetensors", "statistics.safetensors"
 
 
 def apply_outcome(model: nn.Module, folder: str | Path) -> Applied:
-    """Apply a run to the model that it began with, in place: zeros, then the weights that it refitted.
+    """Apply a run to the model that it began with, in place: zeros, weights that it refitted, statistics.
 
     Everything is checked before anything is changed.
 
     Args:
         model: the trained network.
-        folder: of the run: mask.safetensors, and weights.safetensors where kept weights were changed.
+        folder: of the run: mask.safetensors, weights.safetensors where kept weights were changed, and
+            statistics.safetensors where those of BatchNorm layers were.
 
     Returns:
         The mask as it was applied.
@@ -39,15 +40,30 @@ def apply_outcome(model: nn.Module, folder: str | Path) -> Applied:
             )
         if bool(values.masked_select(~mask[name].to(values.device)).count_nonzero()):
             raise SecateurError(f"'{path}' and the mask beside it are not of one run: copy the run again.")
+    statistics = _statistics(model, Path(folder) / _STATISTICS)
     applied = apply_mask(model, mask)
     with torch.no_grad():
         for name, values in weights.items():
-            layers[name].weight.copy_(values)
+            layers[name].write(values)
+        for buffer, values in statistics:
+            buffer.copy_(values)
     return applied
 
 
+def _statistics(model: nn.Module, path: Path) -> list[tuple[Tensor, Tensor]]:
+    """Give each buffer of the model that a run changed, and what it is set to."""
+    found, buffers = [], dict(model.named_buffers())
+    for key, values in (_read(path) if path.is_file() else {}).items():
+        if key not in buffers or buffers[key].shape != values.shape:
+            raise SecateurError(
+                f"'{path}' belongs to another model: there is no buffer '{key}' {list(values.shape)}."
+            )
+        found.append((buffers[key], values))
+    return found
+
+
 def _read(path: Path) -> dict[str, Tensor]:
-    """Read weights by layer."""
+    """Read tensors by name."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

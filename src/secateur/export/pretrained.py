@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,20 +36,23 @@ def save_pretrained(
     folder: str | Path,
     *,
     tokenizer: Any = None,
+    processor: Any = None,
     mask: Mask | None = None,
     max_shard_size: str = "50GB",
 ) -> Path:
     """Write a model of transformers as it writes them itself, and read it back to see that it is there.
 
-    Load it with ``AutoModelForCausalLM.from_pretrained(folder)``. The files take as much room as before
-    pruning: zeros are stored like any number, and the type of the weights stays. What is written is compared
-    with the model bit by bit; where transformers renames or divides tensors for the disk (the experts of some
-    mixtures), the folder is loaded for that, which needs memory for a second copy.
+    Load it with ``AutoModelForCausalLM.from_pretrained(folder)``, or the Auto class of what it is. The
+    files take as much room as before pruning: zeros are stored like any number, and the type of the
+    weights stays. What is written is compared with the model bit by bit; where transformers renames or
+    divides tensors for the disk (the experts of some mixtures), the folder is loaded for that, which needs
+    memory for a second copy.
 
     Args:
         model: the network, masked or not.
         folder: where to; a folder that holds a checkpoint is replaced as soon as the new one is whole.
         tokenizer: saved beside it; None: none.
+        processor: of a model that takes pictures: its image processor, likewise.
         mask: what the zeros are checked against; None: they are not.
         max_shard_size: the size above which weights are divided into several files.
 
@@ -74,24 +77,25 @@ def save_pretrained(
     if mask is not None:
         check_state(state, mask, all_layers(model))
     with replacing_folder(folder, "config.json") as temporary, _quiet():
-        _write(model, state, temporary, tokenizer, max_shard_size)
+        _write(model, state, temporary, (tokenizer, processor), max_shard_size)
         _verify(model, state, temporary)
     return Path(folder)
 
 
 def _write(
-    model: Any, state: Mapping[str, Tensor], folder: Path, tokenizer: Any, max_shard_size: str
+    model: Any, state: Mapping[str, Tensor], folder: Path, companions: Iterable[Any], max_shard_size: str
 ) -> None:
     """Have transformers write everything."""
     try:
         model.save_pretrained(folder, state_dict=dict(state), max_shard_size=max_shard_size)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
+        for companion in companions:
+            if companion is not None:
+                companion.save_pretrained(folder)
     except (ValueError, RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
         said = " ".join(str(error).split())
         raise SecateurError(
             f"transformers cannot save {type(model).__name__} ({said}): change what it complains of "
-            "(the model's config, generation_config or tokenizer) and save again."
+            "(the model's config, generation_config, tokenizer or image processor) and save again."
         ) from error
 
 

@@ -20,6 +20,7 @@ def fit(
     """Train a network in place with Adam on the calibration samples of a task.
 
     Kingma and Ba 2014, arXiv:1412.6980; the learning rate falls to 0 along half a cosine.
+    A last mini-batch of one sample is left out, since batch normalisation cannot be trained with it.
     The evaluation samples are not looked at. torch's global generator is left where it was.
 
     Args:
@@ -42,6 +43,8 @@ def fit(
         for epoch in range(epochs):
             order = torch.randperm(size, generator=generator(seed, "training order", epoch))
             for index in order.split(batch_size):
+                if index.numel() == 1 < min(size, batch_size):
+                    continue
                 batch = task.batch("calibration", index, device)
                 loss = task.losses(task.forward(model, batch), batch.targets).mean()
                 if not torch.isfinite(loss):

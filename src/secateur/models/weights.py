@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from secateur.core.errors import SecateurError
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
+# Of batch normalisation: how many batches it has seen. Old files lack it, and evaluation needs it not.
+_COUNTER = "num_batches_tracked"
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -61,6 +63,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Fill a network with trained weights; every key must fit, and the weights must be finite.
 
+    What batch normalisation counts (``num_batches_tracked``) may be missing.
+
     Args:
         model: the network.
         path: where the weights are.
@@ -68,8 +72,9 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     Raises:
         SecateurError: the weights do not fit the network, or some are NaN or infinite.
     """
-    weights = read_state_dict(path)
     wanted = model.state_dict()
+    counters = {key: value for key, value in wanted.items() if key.rpartition(".")[2] == _COUNTER}
+    weights = counters | read_state_dict(path)
     faults = _faults(wanted, weights)
     if faults:
         raise SecateurError(f"the weights in '{path}' do not fit the model: {'; '.join(faults)}.")

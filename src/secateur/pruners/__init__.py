@@ -10,6 +10,7 @@ from secateur.pruners.learned_mask import LearnedMask
 from secateur.pruners.network import Network
 from secateur.pruners.one_shot import OneShot
 from secateur.pruners.pruner import Outcome, Pruner, State
+from secateur.pruners.recalibration import Recalibrated, Recalibration
 from secateur.pruners.refit import Refit
 from secateur.pruners.refits import FisherSteps, GradientSteps, LeastSquares
 from secateur.pruners.sequential import SequentialOneShot
@@ -20,6 +21,6 @@ from secateur.pruners.trust import Region, Trust
 
 __all__ = [
     "ICBS", "Averaging", "Batches", "DSnoT", "FisherSteps", "GradientSteps", "GramSwaps", "Layerwise",
-    "LearnedMask", "LeastSquares", "Network", "OneShot", "Outcome", "Pruner", "Refit", "Region",
-    "SequentialOneShot", "Session", "Site", "SparseGPT", "Stage", "State", "Trust",
+    "LearnedMask", "LeastSquares", "Network", "OneShot", "Outcome", "Pruner", "Recalibrated", "Recalibration",
+    "Refit", "Region", "SequentialOneShot", "Session", "Site", "SparseGPT", "Stage", "State", "Trust",
 ]  # fmt: skip

@@ -13,18 +13,6 @@ from secateur.core.stack import find_stack
 from secateur.pruners.session import Session
 
 
-def gram_bytes(layer: Layer) -> int:
-    """Say how many bytes the Gram matrix of a layer's inputs takes.
-
-    Args:
-        layer: the layer.
-
-    Returns:
-        The bytes.
-    """
-    return layer.shape[1] ** 2 * torch.promote_types(layer.weight.dtype, torch.float32).itemsize
-
-
 def gram_records(session: Session, least: bool) -> int:
     """Say how many bytes of Gram matrices there are at a time.
 
@@ -36,7 +24,7 @@ def gram_records(session: Session, least: bool) -> int:
         The bytes; of layers with the same inputs, which share a matrix, as if each had its own.
     """
     layers = session.network.layers
-    sizes = [gram_bytes(layer) for layer in layers]
+    sizes = [layer.gram_bytes for layer in layers]
     stack = find_stack(session.network.model)
     groups = 1 if stack is None else len(stack[1])
     together = 0 if least else sum(sizes) // max(1, groups)
@@ -108,4 +96,4 @@ def write_layers(layers: Iterable[Layer], weights: dict[str, Tensor]) -> None:
         weights: by layer.
     """
     for layer in layers:
-        layer.weight.copy_(weights[layer.name])
+        layer.write(weights[layer.name])

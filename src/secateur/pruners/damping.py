@@ -65,12 +65,12 @@ def note_few(session: Session, moments: Mapping[str, Moments]) -> None:
         session: whom to tell.
         moments: of the inputs, by layer.
     """
-    few = [name for name, found in moments.items() if found.count < found.total.numel()]
+    few = [name for name, found in moments.items() if found.count < found.total.shape[-1]]
     if few:
         found = moments[few[0]]
         session.notice(
             f"the Gram matrix of layer '{few[0]}' is singular, as {found.count} calibration positions are "
-            f"fewer than its {found.total.numel()} inputs; it is damped, but give more calibration samples "
+            f"fewer than its {found.total.shape[-1]} inputs; it is damped, but give more calibration samples "
             "(the same may hold of other layers)."
         )
 

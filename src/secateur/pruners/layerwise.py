@@ -1,7 +1,7 @@
 """What all layer-wise pruners share: layer after layer, on the inputs that the pruned ones before leave."""
 
 from abc import abstractmethod
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
 import torch
@@ -34,7 +34,7 @@ from secateur.scores import Wanda
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """One layer to be pruned, and what is known of it.
+    """One layer to be pruned, or one group of a convolution, and what is known of it.
 
     Attributes:
         name: the layer.
@@ -52,6 +52,22 @@ class Site:
     mask: Bool[Tensor, "o i"]
     grouping: Grouping
     kept: Int[Tensor, " g"]
+
+    def by_group(self) -> "list[Site]":
+        """Divide a convolution in groups, the outputs of which have other inputs.
+
+        Returns:
+            A site for each group, which keeps as many weights as the mask to start from does there; the
+            site itself where there is one.
+        """
+        if self.moments.groups == 1:
+            return [self]
+        sites = []
+        for outputs, moments in self.moments.by_group(len(self.mask)):
+            mask = self.mask[outputs]
+            kept = as_rows(mask, self.grouping).sum(1)
+            sites.append(replace(self, weight=self.weight[outputs], moments=moments, mask=mask, kept=kept))
+        return sites
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,12 +262,16 @@ class Layerwise(Pruner):
         for layer in group:
             if masks and session.out_of_time(0.0):
                 break
-            site = self._site(session, state, layer.name, moments[layer.name])
+            whole = self._site(session, state, layer.name, moments[layer.name])
             draw = generator(session.seed, f"{self.part_name} {layer.name}")
-            mask, weight = self.prune_layer(session, site, draw)
+            found = [self.prune_layer(session, site, draw) for site in whole.by_group()]
+            mask = torch.cat([mask for mask, _ in found])
             masks[layer.name] = mask
-            if weight is not None:
-                weights[layer.name] = torch.where(mask, weight, 0).to(site.weight.dtype).contiguous()
+            if any(weight is not None for _, weight in found):
+                kept = whole.weight.split([len(mask) for mask, _ in found])
+                pieces = [old if new is None else new for old, (_, new) in zip(kept, found, strict=True)]
+                weight = torch.where(mask, torch.cat(pieces), 0)
+                weights[layer.name] = weight.to(whole.weight.dtype).contiguous()
         return masks, weights
 
     def _site(self, session: Session, state: State, name: str, moments: Moments) -> Site:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.core.errors import SecateurError
 from secateur.core.layer import Layer, find_layers
@@ -22,6 +23,9 @@ class Network:
         model: the network.
         layers: its prunable layers.
         reference: the trained weights by layer.
+        norms: its BatchNorm layers that keep running statistics, by name; frozen ones of other types (as
+            detection models of transformers have) are none.
+        trained_statistics: their running means and variances as they were trained, as in the state_dict.
     """
 
     def __init__(
@@ -47,6 +51,14 @@ class Network:
                     f"layer '{layer.name}' has NaN or infinite weights: start from a sound checkpoint."
                 )
             self.reference[layer.name] = weight.clone(memory_format=torch.contiguous_format)
+        self.norms: dict[str, _BatchNorm] = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, _BatchNorm)
+            and module.running_mean is not None
+            and module.running_var is not None
+        }
+        self.trained_statistics = {key: values.clone() for key, values in self.statistics.items()}
 
     @classmethod
     def of(
@@ -75,6 +87,15 @@ class Network:
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.layers[0].weight.device
+
+    @property
+    def statistics(self) -> dict[str, Tensor]:
+        """Running means and variances as they are now, the model's own, by their names in the state_dict."""
+        return {
+            f"{name}.{key}" if name else key: getattr(norm, key)
+            for name, norm in self.norms.items()
+            for key in ("running_mean", "running_var")
+        }
 
     def other_weights(self) -> dict[str, int]:
         """Size up the matrices and kernels of the model that are in no prunable layer.
@@ -118,7 +139,17 @@ class Network:
         """
         for layer in self.layers:
             weight = (weights or {}).get(layer.name, self.reference[layer.name])
-            layer.weight.copy_(torch.where(mask[layer.name], weight, 0))
+            layer.write(torch.where(mask[layer.name], weight, 0))
+
+    @torch.no_grad()
+    def write_statistics(self, statistics: Mapping[str, Tensor]) -> None:
+        """Set running means and variances of BatchNorm layers.
+
+        Args:
+            statistics: by name, as `statistics` has them.
+        """
+        for key, values in self.statistics.items():
+            values.copy_(statistics[key])
 
     def holds(self, mask: Mask, weights: Mapping[str, Tensor] | None = None) -> bool:
         """Say whether every module computes with mask * reference, bit for bit.
@@ -141,7 +172,7 @@ class Network:
 
     @contextlib.contextmanager
     def restored_on_failure(self) -> Iterator[None]:
-        """Put the trained weights back if anything is raised inside.
+        """Put the trained weights and statistics back if anything is raised inside.
 
         Yields:
             Nothing.
@@ -150,16 +181,17 @@ class Network:
             yield
         except BaseException:
             self.write(self.dense_mask())
+            self.write_statistics(self.trained_statistics)
             raise
 
     def fingerprint(self) -> str:
-        """Digest names, shapes and trained weights, to tell this model from another.
+        """Digest names, shapes, trained weights and statistics, to tell this model from another.
 
         Returns:
             A hexadecimal digest.
         """
         digest = hashlib.blake2b(digest_size=16)
-        for name, weight in self.reference.items():
+        for name, weight in (*self.reference.items(), *self.trained_statistics.items()):
             digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
             digest.update(weight.contiguous().cpu().view(torch.uint8).numpy().data)
         return digest.hexdigest()

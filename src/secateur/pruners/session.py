@@ -45,6 +45,7 @@ class Session:
         exact: whether the model has been found not to run in bfloat16.
         chunk: samples that one pass takes at most; None: no bound.
         positions: that one sample gives each layer, where that has been found out.
+        inputs: numbers that it gives each layer, likewise.
         room: bytes that records of layers may take; None: no bound.
     """
 
@@ -64,6 +65,7 @@ class Session:
     exact: bool = False
     chunk: int | None = None
     positions: dict[str, int] = field(default_factory=dict)
+    inputs: dict[str, int] = field(default_factory=dict)
     room: int | None = None
 
     @contextmanager
@@ -142,7 +144,7 @@ class Session:
         return groups[step % len(groups)]
 
     def record_bytes(self, layer: Layer, samples: int, rows: int) -> int:
-        """Say how many bytes the record of a layer takes: inputs, rows at the outputs, what is made of both.
+        """Say how many bytes the record of a layer takes: inputs and rows at the outputs, or gradients; sums.
 
         Args:
             layer: the layer.
@@ -153,8 +155,10 @@ class Session:
             The bytes.
         """
         outs, ins = layer.shape
+        positions = self.positions.get(layer.name, 1)
+        both = self.inputs.get(layer.name, positions * ins) + rows * positions * outs
         # The mean gradient, that of the point reached, the diagonal, gains, and what sorting those takes.
-        return 4 * (samples * self.positions.get(layer.name, 1) * (ins + rows * outs) + 10 * outs * ins)
+        return 4 * (samples * min(both, rows * outs * ins or both) + 10 * outs * ins)
 
     def record(
         self,

@@ -14,7 +14,7 @@ from secateur.core.errors import SecateurError, nearest
 
 ASSETS_VARIABLE = "SECATEUR_ASSETS"
 RECIPE_FILE = "recipe.toml"
-_PATHS = ("path", "folder", "weights", "tokenizer", "evaluation_path")
+_PATHS = ("path", "folder", "weights", "tokenizer", "processor", "evaluation_path")
 _BUILTIN = files("secateur.recipes") / "builtin"
 _PLACE = re.compile(r"\s*\(at (line \d+, column \d+|end of document)\)")
 

@@ -32,6 +32,7 @@ class RunSettings:
         budget: such as ``"60s"``, ``"10min"`` or ``"500steps"``; None: until it converges.
         seed: of everything random.
         refit: what is done to the kept weights when the mask is found; None: nothing.
+        recalibrate: estimate the running statistics of BatchNorm layers anew when the mask is found.
         memory: what the run may take, such as ``"8GB"``; None: no bound.
         include: glob patterns of layers to prune; None: as the data's task says, all as a rule.
         exclude: glob patterns of layers to leave alone.
@@ -45,6 +46,7 @@ class RunSettings:
     budget: str | None = None
     seed: int = 0
     refit: Refit | None = None
+    recalibrate: bool = False
     memory: str | None = None
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """From a recipe to a run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from secateur.core.task import Task
 from secateur.recipes.recipe import Recipe
 from secateur.report import write_page
 from secateur.runs import Run, prune
+from secateur.tasks import Classification
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +30,7 @@ class Ingredients:
 
 
 def prepare(recipe: Recipe) -> Ingredients:
-    """Load the data and build the model of a recipe.
+    """Load the data and build the model of a recipe; classes get the numbers the model has for their names.
 
     Args:
         recipe: the recipe.
@@ -46,7 +47,11 @@ def prepare(recipe: Recipe) -> Ingredients:
             "`secateur doctor`."
         )
     task = recipe.data.task()
-    return Ingredients(task, recipe.model.build(task).to(recipe.run.device))
+    model = recipe.model.build(task)
+    labels = getattr(getattr(model, "config", None), "id2label", None)
+    if isinstance(task, Classification) and isinstance(labels, Mapping):
+        task = task.matched({int(number): str(label) for number, label in labels.items()})
+    return Ingredients(task, model.to(recipe.run.device))
 
 
 def run_recipe(
@@ -83,6 +88,7 @@ def run_recipe(
         budget=settings.budget,
         seed=settings.seed,
         refit=settings.refit,
+        recalibrate=settings.recalibrate,
         memory=settings.memory,
         include=settings.include,
         exclude=settings.exclude,

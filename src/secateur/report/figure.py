@@ -10,7 +10,8 @@ from secateur.report.style import BLUE, GREEN, GREY, INK, ORANGE, SERIES, label,
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_ACTIVITIES = ("capture", "select", "solve", "evaluate")
+_ACTIVITIES = ("capture", "select", "solve", "evaluate", "recalibrate", "refit")
+_ALWAYS = _ACTIVITIES[:4]
 
 
 def loss_figure(run: RunRecord) -> "Figure | None":
@@ -132,11 +133,12 @@ def time_figure(run: RunRecord) -> "Figure":
         The figure.
     """
     seconds = run.report["seconds"]
-    spent = {name: float(seconds.get(name, 0.0)) for name in _ACTIVITIES}
+    spent = {n: float(seconds.get(n, 0.0)) for n in _ACTIVITIES if n in _ALWAYS or n in seconds}
+    colours = (*(SERIES[_ACTIVITIES.index(name)] for name in spent), GREY)
     spent["other"] = max(0.0, float(seconds["total"]) - sum(spent.values()))
     figure, axes = new_figure(height=1.5)
     left = 0.0
-    for (name, value), colour in zip(spent.items(), (*SERIES[:4], GREY), strict=True):
+    for (name, value), colour in zip(spent.items(), colours, strict=True):
         axes.barh(
             [0],
             [value],

@@ -6,16 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from secateur.report.figure import layer_figure, layer_flips, loss_figure, time_figure, trust_figure
-from secateur.report.read import RunRecord, read_run
+from secateur.report.read import SUBJECTS, RunRecord, read_run
 from secateur.report.style import to_svg
 
 PAGE_FILE = "report.html"
-_SUBJECTS = (
-    ("dense", "dense"),
-    ("start", "one-shot start"),
-    ("masked", "before the refit"),
-    ("pruned", "pruned"),
-)
 _PERCENT = ("accuracy",)
 
 
@@ -64,13 +58,13 @@ def render(run: RunRecord) -> str:
 
 def _metric_names(run: RunRecord) -> list[str]:
     """List the metrics, the loss first."""
-    names = {name for subject, _ in _SUBJECTS for name in run.metrics(subject)}
+    names = {name for subject, _ in SUBJECTS for name in run.metrics(subject)}
     return sorted(names, key=lambda name: (name != "loss", name))
 
 
 def _rows(run: RunRecord) -> Iterator[tuple[str, list[str]]]:
     """Write the metrics of each subject."""
-    for subject, words in _SUBJECTS:
+    for subject, words in SUBJECTS:
         metrics = run.metrics(subject)
         if metrics:
             yield words, [written(name, metrics.get(name)) for name in _metric_names(run)]

@@ -10,6 +10,14 @@ from typing import Any
 from secateur.core.errors import SecateurError
 
 REPORT_FILE, EVENTS_FILE, RECIPE_FILE = "report.json", "events.jsonl", "recipe.toml"
+# What is evaluated in a run, in this order, and what people call it.
+SUBJECTS = (
+    ("dense", "dense"),
+    ("start", "one-shot start"),
+    ("masked", "mask alone"),
+    ("recalibrated", "recalibrated"),
+    ("pruned", "pruned"),
+)
 _FORMAT = "secateur-report-1"
 _SECTIONS = ("density", "evaluation", "seconds")
 
@@ -44,7 +52,7 @@ class RunRecord:
         """Give what was measured on the evaluation data.
 
         Args:
-            subject: ``"dense"``, ``"start"`` or ``"pruned"``.
+            subject: one of `SUBJECTS`, such as ``"pruned"``.
 
         Returns:
             Metrics by name; empty where it was not evaluated.

@@ -1,47 +1,23 @@
 """One run from start to report: the loop, the clock, the log and the checkpoints."""
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 
 from secateur.core.errors import SecateurError
 from secateur.core.events import Evaluated, Event, Finished, Noticed, Started, Stepped
 from secateur.core.limit import Limit
 from secateur.core.mask import Mask
 from secateur.evaluation import evaluate
-from secateur.export import is_pretrained, save_checkpoint, save_pretrained
-from secateur.pruners import Outcome, Pruner, Refit, Session, State
+from secateur.pruners import Outcome, Pruner, Recalibration, Refit, Session, State
+from secateur.runs.cautions import NO_STATISTICS, STARTED_ONLY, cautions
 from secateur.runs.clock import Clock
+from secateur.runs.ending import Ending, Run, save_outcome, save_pruned
 from secateur.runs.folder import REPORT, RunFolder
 from secateur.runs.memory import Needs, peak_bytes, plan
 from secateur.runs.report import build_report
 
 Listener = Callable[[Event], None]
-STARTED_ONLY = (
-    "not one step fitted into the budget, so that this is the one-shot mask it starts from: give more time."
-)
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """What a run gave.
-
-    Attributes:
-        model: the model that was given, now pruned.
-        mask: what is kept.
-        report: the figures, as in report.json.
-        folder: the run folder, None where none was written.
-    """
-
-    model: nn.Module
-    mask: Mask
-    report: dict[str, Any]
-    folder: Path | None
 
 
 @dataclass(eq=False)
@@ -59,6 +35,7 @@ class Drive:
         stop: asked between steps whether to stop there.
         refit: what is done to the kept weights at the end; None: nothing.
         memory: bound on the memory of the run, bytes; None: no bound.
+        recalibration: how statistics of BatchNorm are estimated anew at the end; None: they stay.
         evaluation: metrics of what has been evaluated, by subject.
         notices: what the user has been told.
     """
@@ -73,6 +50,7 @@ class Drive:
     stop: Callable[[], bool]
     refit: Refit | None = None
     memory: int | None = None
+    recalibration: Recalibration | None = None
     evaluation: dict[str, dict[str, float]] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
 
@@ -81,9 +59,11 @@ class Drive:
         self.clock = Clock(self.limit)
         self._compiling, self._evaluating = 0.0, 0.0
         self._saved_at, self._save_seconds = -1.0, 0.0
-        self.refitted = self.refit  # None once it has failed
+        recalibration = self.recalibration if self.session.network.norms else None
+        self.ending = Ending(self.session, self.refit, recalibration, self._evaluate, self.notice)
         self.needs: Needs | None = None  # of memory
         self._closing = 0.0  # seconds that the last evaluation and the last files take
+        self._passing = 0.0  # seconds a sample that evaluation takes
         self._least = 0.0  # seconds a sample that a step takes at the least
         self.session.out_of_time = lambda seconds: self.clock.lacks(seconds)
         self.session.clocked = self.limit.seconds is not None
@@ -143,38 +123,10 @@ class Drive:
                 self.clock.limit.steps,
             )
         )
-        for caution in self._cautions():
+        for caution in cautions(self.session, self.density, self.needs, self._compiling):
             self.notice(caution)
-
-    def _cautions(self) -> Iterator[str]:
-        """Say what a user would want to know before looking at the figures."""
-        session, network = self.session, self.session.network
-        if not session.task.disjoint:
-            yield (
-                "calibration and evaluation share samples: the reported numbers flatter the mask; "
-                "give separate evaluation data."
-            )
-        total = sum(layer.size for layer in network.layers)
-        kept = int(session.budget.kept.sum())
-        if abs(kept - self.density * total) > max(1.0, 0.001 * total):
-            yield (
-                f"rounding to whole weights in each {session.budget.grouping} group makes the density "
-                f"{kept / total:.4g} instead of {self.density:.4g}."
-            )
-        if self.needs is not None:
-            yield self.needs.sentence
-        others = network.other_weights()
-        if others:
-            share = sum(others.values()) / (total + sum(others.values()))
-            yield (
-                f"{share:.0%} of the weights stay dense, as they are in no layer that is "
-                f"pruned: {', '.join(list(others)[:3])}{' and others' if len(others) > 3 else ''}."
-            )
-        if self._compiling > 1:
-            yield (
-                f"compiling the solver took {self._compiling:.1f} s, which the budget does not count; "
-                "it is done once on a machine."
-            )
+        if self.recalibration is not None and self.ending.recalibration is None:
+            self.notice(NO_STATISTICS)
 
     def _start(self) -> State:
         """Evaluate the dense model, draw the one-shot mask, evaluate that."""
@@ -214,6 +166,7 @@ class Drive:
         self.evaluation, self.notices = facts["evaluation"], facts["notices"]
         self.clock.began = facts["began"]
         self._least, self._closing = facts["least"], facts["closing"]
+        self._passing = facts.get("passing", 0.0)
         self.session.chunk = facts["chunk"]  # sums over passes are the same only over the same passes
         self._hold_back()
         self.session.network.write(state.mask, state.weights)
@@ -283,6 +236,7 @@ class Drive:
             "evaluation": self.evaluation,
             "notices": self.notices,
             "closing": self._closing,
+            "passing": self._passing,
             "began": self.clock.began,
             "least": self._least,
             "chunk": self.session.chunk,
@@ -294,93 +248,45 @@ class Drive:
         self._hold_back()
 
     def _hold_back(self) -> None:
-        """Keep time for the last evaluation and the last files."""
-        passes = 1.5 if self.refit is None else 2.5
+        """Keep time for what follows the mask, the last evaluation and the last files."""
+        passes = 0.5 + self.ending.evaluations
         self._closing = max(self._closing, passes * self._evaluating + 3 * self._save_seconds + 0.2)
-        share = self.refit.share if self.refit is not None else 0.0
-        self.clock.reserve = self._closing + share * (self.limit.seconds or 0.0)
+        self.clock.reserve = self._closing + self.ending.held_back(self._passing, self.limit.seconds)
 
-    def _evaluate(self, subject: str) -> None:
+    def _evaluate(self, subject: str) -> dict[str, float]:
         with self.session.timed("evaluate"):
             found = evaluate(self.session.network.model, self.session.task)
         metrics = {name: value for name, value in found.items() if name not in ("samples", "seconds")}
         self.evaluation[subject] = metrics
         self._evaluating = max(self._evaluating, found["seconds"])
-        self._least = self._least or 4 * found["seconds"] / found["samples"]
+        self._passing = max(self._passing, found["seconds"] / found["samples"])
+        self._least = self._least or 4 * self._passing
         self._hold_back()
         self.emit(Evaluated(self.clock.elapsed, subject, metrics, int(found["samples"]), found["seconds"]))
-
-    def _refit(self, refit: Refit, mask: Mask, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Give the kept weights new values, and write them to the model."""
-        self.clock.reserve = self._closing
-        network = self.session.network
-        try:
-            with self.session.timed("refit"):
-                found = {**weights, **refit(self.session, mask, weights)}
-            bad = [name for name, weight in found.items() if not torch.isfinite(weight).all()]
-            if bad:
-                raise SecateurError(f"weights of layer '{bad[0]}' became NaN or infinite.")
-        except (SecateurError, RuntimeError, ArithmeticError) as error:  # the mask must not be lost with it
-            network.write(mask, weights)
-            self.refitted = None
-            self.notice(
-                "the refit failed, and the weights are as the mask left them (a smaller rate, more "
-                f"damping or another refit may do): {error}"
-            )
-            return weights
-        found = {name: torch.where(mask[name], w, 0).to(network.reference[name]) for name, w in found.items()}
-        network.write(mask, found)
-        return found
-
-    def _compare_refit(self) -> None:
-        """Say so where a refit did harm."""
-        masked, pruned = (self.evaluation.get(x, {}).get("loss") for x in ("masked", "pruned"))
-        if masked is not None and pruned is not None and pruned > masked:
-            self.notice(
-                f"the refit made the loss larger ({masked:.4f} before, {pruned:.4f} after): leave it out, or "
-                "take one that serves the loss, such as gradient."
-            )
+        return metrics
 
     def _finish(self, state: State, reason: str, save_model: bool) -> Run:
-        """Write the best mask to the model, verify it, evaluate, and report."""
-        network, mask, weights = self.session.network, state.best, state.weights
-        network.write(mask, weights)
-        if self.refit is not None:
+        """Make of the best mask what was asked for, and report."""
+        network, folder = self.session.network, self.folder
+        if not self.ending.alone:
             self._save(state, force=True)
-            self._evaluate("masked")
-            weights = self._refit(self.refit, mask, weights)
-        self._evaluate("pruned")
-        self._compare_refit()
-        if not (self.session.budget.is_met_by(mask) and network.holds(mask, weights)):
-            raise SecateurError(
-                "the model's weights are not those of a mask that meets the budget: something changes them "
-                "in its forward pass, or this is a bug, please report it."
-            )
+        made = self.ending.come_to(state, self.clock, self._closing)
         self._save(state, force=True)
-        flips = mask.flips(state.start)
-        mask = Mask(mask.layers, {"seed": str(self.session.seed), "density": str(self.density)})
+        flips = made.mask.flips(state.start)
+        made = replace(
+            made, mask=Mask(made.mask.layers, {"seed": str(self.session.seed), "density": str(self.density)})
+        )
         report = build_report(
-            self.session, self.pruner, self.refitted, mask, self.density, self.evaluation, self.notices,
+            self.session, self.pruner, made, self.density, self.evaluation, self.notices,
             seconds=self.clock.elapsed, flips=flips, steps=state.step, reason=reason,
         )  # fmt: skip
         if self.needs is not None:
             report["memory"] = {**asdict(self.needs), "total": self.needs.total}
         report.setdefault("memory", {})["peak"] = peak_bytes(network.device)
-        if self.folder is not None:
-            self.folder.save_mask(mask)
-            if weights:
-                self.folder.save_weights(weights)
+        if folder is not None:
+            save_outcome(folder, made)
             if save_model:
-                self._save_model(self.folder.path, mask)
-            self.folder.write_json(REPORT, report)
+                save_pruned(folder, self.session, made.mask)
+            folder.write_json(REPORT, report)
         self.emit(Finished(self.clock.elapsed, state.step, reason, flips))
-        return Run(network.model, mask, report, self.folder.path if self.folder else None)
-
-    def _save_model(self, folder: Path, mask: Mask) -> None:
-        """Write the pruned model, one of transformers as a checkpoint folder of its own."""
-        model = self.session.network.model
-        if is_pretrained(model):
-            tokenizer = getattr(self.session.task, "tokenizer", None)
-            save_pretrained(model, folder / "model", tokenizer=tokenizer, mask=mask)
-        else:
-            save_checkpoint(model, folder / "model.safetensors", mask=mask)
+        return Run(network.model, made.mask, report, folder.path if folder else None)

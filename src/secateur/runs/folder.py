@@ -17,9 +17,9 @@ from secateur.core.mask import Mask
 from secateur.pruners import State
 from secateur.runs.checkpoint import read_checkpoint, write_checkpoint
 
-EVENTS, STATE, MASK, WEIGHTS, REPORT, RECIPE = (
-    "events.jsonl", "state.safetensors", "mask.safetensors", "weights.safetensors", "report.json",
-    "recipe.toml",
+EVENTS, STATE, MASK, WEIGHTS, STATISTICS, REPORT, RECIPE = (
+    "events.jsonl", "state.safetensors", "mask.safetensors", "weights.safetensors", "statistics.safetensors",
+    "report.json", "recipe.toml",
 )  # fmt: skip
 
 
@@ -27,10 +27,9 @@ class RunFolder:
     """Reads and writes the files of one run.
 
     recipe.toml (resolved), events.jsonl (one line an event), state.safetensors (what a resume
-    needs), mask.safetensors, weights.safetensors where kept weights changed, report.json, and the pruned
-    model where asked for. Each but the
-    log is replaced as a whole, so that a run killed at any moment leaves a folder that can be
-    resumed.
+    needs), mask.safetensors, weights.safetensors where kept weights changed, statistics.safetensors where
+    those of BatchNorm did, report.json, and the pruned model where asked for. Each but the log is replaced
+    as a whole, so that a run killed at any moment leaves a folder that can be resumed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -195,14 +194,18 @@ class RunFolder:
         with replacing(self.path / MASK) as temporary:
             mask.save(temporary)
 
-    def save_weights(self, weights: dict[str, Tensor]) -> None:
-        """Replace the file of the weights that are not the trained ones any more.
+    def save_tensors(self, name: str, tensors: dict[str, Tensor]) -> None:
+        """Replace a file of what is not as it was trained any more; take it away where there is nothing.
 
         Args:
-            weights: by layer, [out, in], pruned ones 0.
+            name: the file.
+            tensors: weights by layer, [out, in], pruned ones 0; or statistics by their names.
         """
-        with replacing(self.path / WEIGHTS) as temporary:
-            save_file({n: w.detach().cpu().contiguous() for n, w in weights.items()}, str(temporary))
+        if not tensors:
+            (self.path / name).unlink(missing_ok=True)  # what an end that was gone on from wrote
+            return
+        with replacing(self.path / name) as temporary:
+            save_file({n: x.detach().cpu().contiguous() for n, x in tensors.items()}, str(temporary))
 
 
 def _is_remains(entry: Path) -> bool:

@@ -62,7 +62,8 @@ def plan(session: Session, pruner: Pruner, refit: Refit | None, bound: int | Non
     memory that is free allows.
 
     Args:
-        session: what the pruner works with; its `chunk`, `positions` and `room` are set.
+        session: what the pruner works with; its `chunk`, `positions`, `inputs` and `room` are
+            set.
         pruner: the method.
         refit: what follows, if anything.
         bound: bytes, the model included.
@@ -75,7 +76,7 @@ def plan(session: Session, pruner: Pruner, refit: Refit | None, bound: int | Non
     """
     network, task = session.network, session.task
     found = footprint(network.model, task, session.batch(torch.tensor([0])), network.layers)
-    session.positions = found.positions
+    session.positions, session.inputs = found.positions, found.inputs
     weights = list(network.reference.values())
     model = sum(t.numel() * t.element_size() for t in (*network.model.parameters(), *network.model.buffers()))
     reference = sum(w.numel() * w.element_size() for w in weights)

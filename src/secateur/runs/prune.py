@@ -18,8 +18,9 @@ from secateur.core.errors import SecateurError
 from secateur.core.limit import Limit
 from secateur.core.sizes import parse_bytes
 from secateur.core.task import Task
-from secateur.pruners import ICBS, Network, Pruner, Refit, Session
-from secateur.runs.drive import Drive, Listener, Run
+from secateur.pruners import ICBS, Network, Pruner, Recalibration, Refit, Session
+from secateur.runs.drive import Drive, Listener
+from secateur.runs.ending import Run
 from secateur.runs.folder import RECIPE, RunFolder
 
 
@@ -34,6 +35,7 @@ def prune(
     budget: str | Limit | None = None,
     seed: int = 0,
     refit: Refit | None = None,
+    recalibrate: bool = False,
     memory: str | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
@@ -60,6 +62,8 @@ def prune(
         seed: everything random follows from it.
         refit: what is done to the kept weights when the mask is found; None: nothing, they stay bit for
             bit what they were.
+        recalibrate: estimate the running statistics of BatchNorm layers anew when the mask is found, before
+            a refit, on calibration samples.
         memory: what the run may take on the model's device, such as ``"8GB"``, the model included; by default
             what there is.
         include: glob patterns for layers to prune; None: those that the task says, all linear layers as
@@ -94,7 +98,7 @@ def prune(
         "model": network.fingerprint(),
         "data set": _data_digest(task),
         "settings": f"{pruner!r} density={density} {allocation!r} {groups} seed={seed} "
-        f"samples={task.size('calibration')} {refit!r}",
+        f"samples={task.size('calibration')} {refit!r}" + (" recalibrate" if recalibrate else ""),
     }
     toml = tomli_w.dumps(dict(recipe)) if recipe is not None else None
     folder = None
@@ -114,6 +118,7 @@ def prune(
         stop or (lambda: False),
         refit,
         bound,
+        Recalibration() if recalibrate else None,
     )
     try:
         with network.restored_on_failure(), _own_precision(network.device):

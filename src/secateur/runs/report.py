@@ -2,11 +2,12 @@
 
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from secateur.core.mask import Mask
-from secateur.pruners import Pruner, Refit, Session
+from secateur.pruners import Pruner, Session
+from secateur.runs.ending import Made
 
 _PACKAGES = ("secateur", "torch", "transformers", "numpy", "numba", "safetensors")
 
@@ -14,8 +15,7 @@ _PACKAGES = ("secateur", "torch", "transformers", "numpy", "numba", "safetensors
 def build_report(
     session: Session,
     pruner: Pruner,
-    refit: Refit | None,
-    mask: Mask,
+    made: Made,
     density: float,
     evaluation: Mapping[str, Mapping[str, float]],
     notices: Sequence[str],
@@ -30,10 +30,10 @@ def build_report(
     Args:
         session: what the pruner worked with; its seconds by activity are reported.
         pruner: the method.
-        refit: what was done to the kept weights; None: nothing.
-        mask: the mask found.
+        made: the mask found, and what was done to the network with it.
         density: the density asked for.
-        evaluation: metrics of ``dense``, ``start`` and ``pruned``.
+        evaluation: metrics of ``dense``, ``start`` and ``pruned``; where the network was refitted or
+            recalibrated, also of what it was before that.
         notices: what the user was told.
         seconds: of the whole run.
         flips: weights in which the mask differs from the start.
@@ -43,8 +43,8 @@ def build_report(
     Returns:
         The report, ready for JSON.
     """
-    task = session.task
-    return {
+    task, mask = session.task, made.mask
+    report = {
         "format": "secateur-report-1",
         "density": {"asked": density, "overall": mask.density, "layers": mask.densities},
         "evaluation": {
@@ -61,16 +61,19 @@ def build_report(
         "method": pruner.part_name,
         "settings": repr(pruner),
         "grouping": session.budget.grouping,
-        "weights": _weights(pruner, refit),
+        "weights": _weights(pruner, made),
         "versions": versions(),
         "notices": list(notices),
     }
+    if made.recalibrated is not None:
+        report["recalibration"] = asdict(made.recalibrated)
+    return report
 
 
-def _weights(pruner: Pruner, refit: Refit | None) -> str:
+def _weights(pruner: Pruner, made: Made) -> str:
     """Say what became of the kept weights."""
-    if refit is not None:
-        return f"refit by {refit!r}"
+    if made.refit is not None:
+        return f"refit by {made.refit!r}"
     return "updated with the mask" if pruner.updates else "mask only"
 
 

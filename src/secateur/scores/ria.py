@@ -50,7 +50,10 @@ class RIA(Score):
         # Shares of a long row are small: half precision would round most of them alike.
         size = weight.abs().to(torch.promote_types(weight.dtype, torch.float32))
         least = torch.finfo(size.dtype).tiny
-        shares = size / size.sum(1, keepdim=True).clamp(min=least) + size / size.sum(0).clamp(min=least)
+        # Outputs of other groups have other inputs.
+        parts = size.unflatten(0, (evidence.moments.groups, -1))
+        columns = (parts / parts.sum(1, keepdim=True).clamp(min=least)).flatten(0, 1)
+        shares = size / size.sum(1, keepdim=True).clamp(min=least) + columns
         if evidence.moments.count == 0:  # an expert that no position came to
             return shares
-        return shares * evidence.moments.norms.to(size.dtype) ** self.power
+        return shares * evidence.moments.beside(weight).to(size.dtype) ** self.power

@@ -32,4 +32,4 @@ class Wanda(Score):
         assert evidence.moments is not None
         if evidence.moments.count == 0:  # an expert that no position came to
             return weight.abs()
-        return weight.abs() * evidence.moments.norms
+        return weight.abs() * evidence.moments.beside(weight)

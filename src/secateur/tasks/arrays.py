@@ -2,17 +2,19 @@
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from secateur.core.errors import SecateurError, nearest
 from secateur.core.registry import register
 from secateur.tasks.division import Division
+from secateur.tasks.preparation import read_processor
 from secateur.tasks.samples import Labelled, Normalisation, Samples
 from secateur.tasks.source import Source
 
@@ -39,6 +41,8 @@ class Arrays(Source):
         channels_last: inputs are [.., height, width, channels]; move the channels to the front.
         normalisation: of each batch.
         division: of the samples.
+        processor: a folder with a model's preprocessor_config.json (or timm's config.json), or a name on the
+            hub: inputs are pictures as bytes, in grey or colour, and are prepared as that says.
     """
 
     path: str
@@ -49,6 +53,7 @@ class Arrays(Source):
     channels_last: bool = False
     normalisation: Normalisation = field(default_factory=Normalisation)
     division: Division = field(default_factory=Division)
+    processor: str | None = None
 
     def load(self) -> Samples:
         """Read the arrays.
@@ -73,7 +78,27 @@ class Arrays(Source):
             evaluation_pile = pile
         else:
             evaluation_pile = None if evaluation is None else self._labelled(arrays, evaluation)
-        return self.division.divide(pile, evaluation_pile, self.normalisation, f"'{self.path}'")
+        samples = self.division.divide(pile, evaluation_pile, self.normalisation, f"'{self.path}'")
+        return samples if self.processor is None else self._processed(samples, self.processor)
+
+    def _processed(self, samples: Samples, processor: str) -> Samples:
+        """Prepare pictures as a model's image processor says."""
+        if self.normalisation != Normalisation():
+            raise SecateurError(
+                f"the processor of '{processor}' says how pictures are prepared: leave out normalisation, or "
+                "processor."
+            )
+        prepared = read_processor(processor)
+
+        def decode(part: Labelled) -> Labelled:
+            pictures = as_pictures(part.inputs, samples.origin)
+            pixels = prepared.decoder.stack(pictures, len(pictures), lambda at: f"{at} in {samples.origin}")
+            return Labelled(pixels, part.labels)
+
+        return replace(
+            samples, calibration=decode(samples.calibration), evaluation=decode(samples.evaluation),
+            normalisation=prepared.normalisation, processor=prepared.processor,
+        )  # fmt: skip
 
     def _names(
         self, arrays: Mapping[str, Any], inputs: str | None, labels: str | None, prefixes: tuple[str, ...]
@@ -108,6 +133,36 @@ class Arrays(Source):
                 f"{list(found.inputs.shape)}: leave it out."
             )
         return Labelled(found.inputs.movedim(-1, 1).contiguous(), found.labels)
+
+
+def as_pictures(inputs: Tensor, origin: str) -> np.ndarray:
+    """Give arrays of pictures the form that PIL reads.
+
+    Args:
+        inputs: bytes [s, h, w], [s, c, h, w] or [s, h, w, c] with 1 or 3 channels.
+        origin: where they come from, for the message.
+
+    Returns:
+        Grey pictures [s, h, w], or coloured ones [s, h, w, 3].
+
+    Raises:
+        SecateurError: they are no pictures.
+    """
+    shape = inputs.shape
+    if inputs.dtype != torch.uint8 or inputs.dim() not in (3, 4):
+        raise SecateurError(
+            f"the inputs in {origin} are {str(inputs.dtype).removeprefix('torch.')} of shape {list(shape)}, "
+            "but a processor prepares pictures as bytes (uint8) of two or three dimensions each: leave out "
+            "processor."
+        )
+    if inputs.dim() == 4 and shape[1] in (1, 3):
+        inputs = inputs.movedim(1, -1)
+    elif inputs.dim() == 4 and shape[-1] not in (1, 3):
+        raise SecateurError(
+            f"the inputs in {origin} have the shape {list(shape)}: pictures have 1 or 3 channels, in "
+            "dimension 1 or in the last one."
+        )
+    return (inputs[..., 0] if inputs.shape[-1] == 1 and inputs.dim() == 4 else inputs).contiguous().numpy()
 
 
 def read_arrays(path: str | Path) -> dict[str, Any]:

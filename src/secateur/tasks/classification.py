@@ -1,7 +1,7 @@
 """The task of naming the class of each sample: cross-entropy."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import torch
@@ -14,7 +14,11 @@ from secateur.core.errors import SecateurError
 from secateur.core.task import Batch, Split, Task
 from secateur.tasks.division import Division
 from secateur.tasks.from_torch import read_dataset
+from secateur.tasks.labels import matching
 from secateur.tasks.samples import Labelled, Normalisation, Samples
+
+# Numbers in the inputs of a pass, at most, where samples are pictures: 2,730 of 32 x 32, 55 of 224 x 224.
+_NUMBERS = 1 << 23
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +39,61 @@ class Classification(Task):
     def disjoint(self) -> bool:
         """Whether no sample is both for calibration and for evaluation."""
         return self.samples.disjoint
+
+    @property
+    def per_pass(self) -> int | None:
+        """How many pictures to pass through a model at once; None where those are all, or there are none."""
+        shape = self.samples.calibration.inputs.shape[1:]
+        most = max(1, _NUMBERS // max(1, shape.numel()))
+        return (
+            None if len(shape) < 3 or most >= max(self.size("calibration"), self.size("evaluation")) else most
+        )
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a user should know of how the data were read."""
+        return self.samples.remarks
+
+    @property
+    def processor(self) -> Any:
+        """The image processor that prepared the pictures, to be saved beside the model; None: none did."""
+        return self.samples.processor
+
+    def matched(self, labels: Mapping[int, str]) -> "Classification":
+        """Number the classes as a model does, where the names of both are the same in another order.
+
+        Args:
+            labels: the model's labels by number, the ``id2label`` of its config.
+
+        Returns:
+            A task with the model's numbers; this one where the order is right already, or names say nothing.
+        """
+        samples = self.samples
+        names, origin = samples.class_names, samples.origin
+        numbers = matching(names, labels, origin)
+        if numbers is None and names and labels and len(names) != len(labels):
+            return self._remarking(
+                f"no class in {origin} has a name that the model knows, and there are {len(names)} classes "
+                f"where the model has {len(labels)}: they are numbered from 0 in the order of their names, "
+                "which is right only if the model numbers them so, too."
+            )
+        if numbers is None or numbers == tuple(range(len(numbers))):
+            return self
+        number = torch.tensor(numbers)
+        parts = [
+            Labelled(part.inputs, number[part.labels.long()])
+            for part in (samples.calibration, samples.evaluation)
+        ]
+        called = tuple(labels.get(at, "") for at in range(max(labels) + 1))
+        numbered = replace(samples, calibration=parts[0], evaluation=parts[1], class_names=called)
+        return Classification(numbered)._remarking(
+            f"the classes in {origin} are in another order than the model's labels, and were numbered by "
+            f"their names as the model does ('{names[0]}' is {numbers[0]})."
+        )
+
+    def _remarking(self, remark: str) -> "Classification":
+        """Give the same task with one more thing to tell the user."""
+        return Classification(replace(self.samples, remarks=(*self.samples.remarks, remark)))
 
     @classmethod
     def from_source(cls, source: Data) -> "Classification":

@@ -37,12 +37,15 @@ class Division:
         limit: calibration samples to take, drawn at random; None: all.
         evaluation_limit: evaluation samples to take, likewise.
         seed: of both draws.
+        ordered: draw nothing at random: the last samples are set aside for evaluation, and limits take the
+            first. For data in no order, so that others can divide them alike.
     """
 
     evaluation_fraction: float = 0.2
     limit: int | None = None
     evaluation_limit: int | None = None
     seed: int = 0
+    ordered: bool = False
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -123,11 +126,13 @@ class Division:
                 f"an evaluation_fraction of {self.evaluation_fraction} of the {size} samples in {origin} "
                 "leaves nothing for calibration or for evaluation: give more samples or another fraction."
             )
+        if self.ordered:
+            return everything[: size - count], everything[size - count :]
         order = torch.randperm(size, generator=generator(self.seed, "division"))
         return order[count:].sort().values, order[:count].sort().values
 
     def _draw(self, pile: Tensor, limit: int | None, split: Split, origin: str) -> Tensor:
-        """Take a number of positions at random: files often come sorted by class."""
+        """Take a number of positions, unless ordered at random: files often come sorted by class."""
         if limit is None or limit == pile.numel():
             return pile
         if limit > pile.numel():
@@ -136,5 +141,7 @@ class Division:
                 f"{name} asks for {limit} {split} samples, but {origin} gives only {pile.numel()}: "
                 "lower it, or leave it out to take all."
             )
+        if self.ordered:
+            return pile[:limit]
         order = torch.randperm(pile.numel(), generator=generator(self.seed, f"limit/{split}"))
         return pile[order[:limit].sort().values]

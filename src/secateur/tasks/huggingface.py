@@ -18,7 +18,8 @@ from secateur.core.registry import register
 from secateur.pretrained import hub_answers
 from secateur.tasks.checks import as_inputs
 from secateur.tasks.division import Division
-from secateur.tasks.pictures import Pictures
+from secateur.tasks.pictures import Decoder, Resampling
+from secateur.tasks.preparation import prepare
 from secateur.tasks.samples import Labelled, Normalisation, Samples
 from secateur.tasks.source import Source
 
@@ -45,6 +46,10 @@ class HuggingFace(Source):
         channels: 1 (grey) or 3 (colour), for pictures.
         normalisation: of each batch.
         division: of the samples; only the rows it takes are read.
+        crop: the part of each side that is cut out of the middle, as of `Images`; None: all of it.
+        resampling: how pictures are resized.
+        processor: a folder with a model's preprocessor_config.json (or timm's config.json), or a name on the
+            hub: pictures are prepared as that says, instead of by size, crop and normalisation.
     """
 
     path: str
@@ -57,6 +62,9 @@ class HuggingFace(Source):
     channels: int = 3
     normalisation: Normalisation = field(default_factory=Normalisation)
     division: Division = field(default_factory=Division)
+    crop: float | None = None
+    resampling: Resampling = "bilinear"
+    processor: str | None = None
 
     def load(self) -> Samples:
         """Read the rows.
@@ -64,6 +72,7 @@ class HuggingFace(Source):
         Returns:
             The samples.
         """
+        prepared = prepare(self)
         splits = open_splits(self.path, self.configuration)
         name = self._split(splits, self.split)
         other = self.evaluation_split or next((s for s in _EVALUATION if s in splits and s != name), None)
@@ -75,12 +84,13 @@ class HuggingFace(Source):
         class_names = _class_names(pile, labels)
         evaluation = pile if separate is None else separate
         return Samples(
-            self._read(pile, plan.calibration, inputs, labels, class_names),
-            self._read(evaluation, plan.evaluation, inputs, labels, class_names),
+            self._read(pile, plan.calibration, (inputs, labels), class_names, prepared.decoder),
+            self._read(evaluation, plan.evaluation, (inputs, labels), class_names, prepared.decoder),
             class_names,
-            self.normalisation,
+            prepared.normalisation,
             plan.disjoint and other != name,
             f"'{self.path}'",
+            processor=prepared.processor,
         )
 
     def _split(self, splits: dict[str, Any], name: str) -> str:
@@ -105,14 +115,20 @@ class HuggingFace(Source):
         return found
 
     def _read(
-        self, rows: Any, index: Int[Tensor, " n"], inputs: str, labels: str, class_names: tuple[str, ...]
+        self,
+        rows: Any,
+        index: Int[Tensor, " n"],
+        columns: tuple[str, str],
+        class_names: tuple[str, ...],
+        decoder: Decoder,
     ) -> Labelled:
         """Read the chosen rows of both columns."""
+        inputs, labels = columns
         chosen = rows.select(index.tolist())
         targets: Sequence[Any] = chosen[labels][:]
         if any(isinstance(target, str) for target in targets):
             targets = [self._number(target, class_names) for target in targets]
-        return Labelled.checked(self._inputs(chosen[inputs][:], inputs), targets, f"'{self.path}'")
+        return Labelled.checked(self._inputs(chosen, inputs, decoder), targets, f"'{self.path}'")
 
     def _number(self, word: Any, class_names: tuple[str, ...]) -> int:
         """Give the number of a class by its name."""
@@ -123,18 +139,23 @@ class HuggingFace(Source):
             )
         return class_names.index(word)
 
-    def _inputs(self, values: Sequence[Any], column: str) -> Tensor:
-        """Decode pictures; stack anything else."""
-        if values and hasattr(values[0], "convert"):
-            return Pictures(self.size, self.channels).stack(
-                values, lambda at: f"{at} of column '{column}' of '{self.path}'"
+    def _inputs(self, rows: Any, column: str, decoder: Decoder) -> Tensor:
+        """Decode pictures, one at a time; stack anything else."""
+        first = rows[0][column] if len(rows) else None
+        if hasattr(first, "convert") or (isinstance(first, dict) and "bytes" in first):
+            pictures = (row[column] for row in rows.select_columns([column]))
+            place = f"of column '{column}' of '{self.path}'"
+            return decoder.stack(pictures, len(rows), lambda at: f"{at} {place}")
+        if self.processor is not None:
+            raise SecateurError(
+                f"the column '{column}' of '{self.path}' holds no pictures: leave out processor."
             )
-        if values and isinstance(values[0], str):
+        if isinstance(first, str):
             raise SecateurError(
                 f"the column '{column}' of '{self.path}' holds text: classification takes pictures or rows "
                 "of numbers, so turn the text into numbers first, or name another column."
             )
-        numbers = as_inputs(values, f"'{self.path}' (column '{column}')")
+        numbers = as_inputs(rows[column][:], f"'{self.path}' (column '{column}')")
         # JSON and CSV hold double precision by default, which no model wants.
         return numbers.float() if numbers.dtype == torch.float64 else numbers
 

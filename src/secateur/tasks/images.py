@@ -1,7 +1,6 @@
-"""Pictures in folders, one folder a class."""
+"""Pictures in folders, one folder a class; the folders may be in a zip file."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from jaxtyping import Int
@@ -10,10 +9,13 @@ from torch import Tensor
 from secateur.core.errors import SecateurError, nearest
 from secateur.core.registry import register
 from secateur.tasks.division import Division
-from secateur.tasks.pictures import Pictures, is_picture
+from secateur.tasks.pictures import Decoder, Resampling
+from secateur.tasks.preparation import prepare
 from secateur.tasks.samples import Labelled, Normalisation, Samples
+from secateur.tasks.shelves import Shelf, open_shelf
 from secateur.tasks.source import Source
 
+_TRAIN = "train"
 _EVALUATION = ("test", "val", "validation", "eval", "evaluation")
 
 
@@ -23,14 +25,20 @@ class Images(Source):
     """A folder with one subfolder a class, or with train/ and test/ (or val/) that each are such a folder.
 
     Classes are numbered in the alphabetical order of their folders' names. Pictures may lie in
-    deeper folders.
+    deeper folders. The folder may also be a .zip file, which is read without being unpacked; a single
+    folder that holds all the others in it is looked through.
 
     Attributes:
-        folder: the folder.
+        folder: the folder, or the .zip file.
         size: height and width to resize to; None: all pictures have one size already.
         channels: 1 (grey) or 3 (colour).
         normalisation: by default to [0, 1].
         division: of the samples; only the pictures it takes are read.
+        crop: cut this part of each side, in (0, 1], out of the middle, after resizing the picture in its own
+            proportions to cover size / crop; None: the whole picture is squeezed into `size`.
+        resampling: how pictures are resized.
+        processor: a folder with a model's preprocessor_config.json (or timm's config.json), or a name on the
+            hub: pictures are prepared as that says, instead of by size, crop and normalisation.
     """
 
     folder: str
@@ -38,77 +46,75 @@ class Images(Source):
     channels: int = 3
     normalisation: Normalisation = field(default_factory=Normalisation)
     division: Division = field(default_factory=Division)
+    crop: float | None = None
+    resampling: Resampling = "bilinear"
+    processor: str | None = None
 
     def load(self) -> Samples:
         """Read the pictures.
 
         Returns:
             The samples.
-
-        Raises:
-            SecateurError: a folder is missing or empty, or a picture cannot be read.
         """
-        root = Path(self.folder)
-        if not root.is_dir():
-            raise SecateurError(
-                f"there is no folder '{self.folder}': give the folder that holds one folder a class."
-            )
-        train = root / "train"
-        classes = _classes(train if train.is_dir() else root)
-        files = _files(train if train.is_dir() else root, classes)
-        separate = next(
-            (root / name for name in _EVALUATION if train.is_dir() and (root / name).is_dir()), None
-        )
-        evaluation_files = files if separate is None else _files(separate, classes)
-        plan = self.division.plan(
-            len(files), None if separate is None else len(evaluation_files), f"'{self.folder}'"
-        )
+        with open_shelf(self.folder) as shelf:
+            return self._load(shelf)
+
+    def _load(self, shelf: Shelf) -> Samples:
+        """Read the pictures of a shelf."""
+        prepared = prepare(self)
+        parts = shelf.folders()
+        pile = _TRAIN if _TRAIN in parts else ""
+        separate = next((name for name in _EVALUATION if pile and name in parts), None)
+        classes = _classes(shelf, pile)
+        files = _files(shelf, pile, classes)
+        evaluation_files = files if separate is None else _files(shelf, separate, classes)
+        origin = f"'{self.folder}'"
+        plan = self.division.plan(len(files), None if separate is None else len(evaluation_files), origin)
         return Samples(
-            self._read(files, plan.calibration),
-            self._read(evaluation_files, plan.evaluation),
+            _read(shelf, prepared.decoder, files, plan.calibration),
+            _read(shelf, prepared.decoder, evaluation_files, plan.evaluation),
             tuple(classes),
-            self.normalisation,
+            prepared.normalisation,
             plan.disjoint,
-            f"'{self.folder}'",
+            origin,
+            processor=prepared.processor,
         )
 
-    def _read(self, files: list[tuple[Path, int]], index: Int[Tensor, " n"]) -> Labelled:
-        """Decode the chosen pictures."""
-        chosen = [files[at] for at in index.tolist()]
-        pixels = Pictures(self.size, self.channels).stack(
-            [p for p, _ in chosen], lambda at: f"'{chosen[at][0]}'"
-        )
-        return Labelled(pixels, torch.tensor([label for _, label in chosen]))
 
-
-def _classes(folder: Path) -> list[str]:
-    """List the names of the classes."""
-    classes = sorted(
-        entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+def _read(shelf: Shelf, decoder: Decoder, files: list[tuple[str, int]], index: Int[Tensor, " n"]) -> Labelled:
+    """Decode the chosen pictures."""
+    chosen = [files[at] for at in index.tolist()]
+    pixels = decoder.stack(
+        (shelf.open(place) for place, _ in chosen), len(chosen), lambda at: shelf.name(chosen[at][0])
     )
+    return Labelled(pixels, torch.tensor([label for _, label in chosen]))
+
+
+def _classes(shelf: Shelf, place: str) -> list[str]:
+    """List the names of the classes."""
+    classes = shelf.folders(place)
     if not classes:
         raise SecateurError(
-            f"'{folder}' has no folders in it: put the pictures of each class into a folder with the "
-            "class's name."
+            f"{shelf.name(place)} has no folders in it: put the pictures of each class into a folder with "
+            "the class's name."
         )
     return classes
 
 
-def _files(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
+def _files(shelf: Shelf, place: str, classes: list[str]) -> list[tuple[str, int]]:
     """List the pictures with their labels, in a fixed order."""
-    files: list[tuple[Path, int]] = []
-    for entry in sorted(
-        entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    ):
-        if entry.name not in classes:
+    files: list[tuple[str, int]] = []
+    numbers = {name: number for number, name in enumerate(classes)}
+    for name in shelf.folders(place):
+        inside = f"{place}/{name}" if place else name
+        if name not in numbers:
             raise SecateurError(
-                f"'{entry}' is a class that is not among those to calibrate with: "
-                f"{nearest(entry.name, classes)}."
+                f"{shelf.name(inside)} is a class that is not among those to calibrate with: "
+                f"{nearest(name, classes)}."
             )
-        pictures = sorted(path for path in entry.rglob("*") if path.is_file() and is_picture(path))
-        files += [(path, classes.index(entry.name)) for path in pictures]
+        files += [(picture, numbers[name]) for picture in shelf.pictures(inside)]
     if not files:
         raise SecateurError(
-            f"there are no pictures in the folders of '{folder}': .png, .jpg and the like are read."
+            f"there are no pictures in the folders of {shelf.name(place)}: .png, .jpg and the like are read."
         )
     return files

@@ -140,6 +140,8 @@ class Samples:
             (token numbers, for instance).
         disjoint: False where some sample is in both parts, so that reported numbers flatter.
         origin: where the data come from, for messages and reports.
+        remarks: what a user should know of how the data were read.
+        processor: the image processor of transformers that prepared the pictures; None: none did.
     """
 
     calibration: Labelled
@@ -148,6 +150,8 @@ class Samples:
     normalisation: Normalisation | None = field(default_factory=Normalisation)
     disjoint: bool = True
     origin: str = "the data"
+    remarks: tuple[str, ...] = ()
+    processor: Any = None
 
     def __post_init__(self) -> None:
         """Check that the two parts belong together.

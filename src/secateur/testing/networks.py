@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from secateur.core.seeds import generator
 from secateur.tasks.classification import Classification
 
-_CLASSES = 4
+CLASSES = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Shared(nn.Module):
         self.second = nn.Linear(hidden, hidden)
         self.third = nn.Linear(hidden, hidden)
         self.third.weight = self.second.weight
-        self.last = nn.Linear(hidden, _CLASSES)
+        self.last = nn.Linear(hidden, CLASSES)
 
     def forward(self, x: Float[Tensor, "s i"]) -> Float[Tensor, "s c"]:
         """Run the network.
@@ -73,7 +73,7 @@ class Positions(nn.Module):
         super().__init__()
         self.up = nn.Linear(inputs, hidden)
         self.down = nn.Linear(hidden, inputs)
-        self.head = nn.Linear(inputs, _CLASSES)
+        self.head = nn.Linear(inputs, CLASSES)
 
     def forward(self, x: Float[Tensor, "s t i"]) -> Float[Tensor, "s c"]:
         """Run the network.
@@ -100,7 +100,7 @@ class Dead(nn.Module):
         super().__init__()
         self.first = nn.Linear(inputs, hidden)
         self.unused = nn.Linear(hidden, hidden)
-        self.last = nn.Linear(hidden, _CLASSES)
+        self.last = nn.Linear(hidden, CLASSES)
 
     def forward(self, x: Float[Tensor, "s i"]) -> Float[Tensor, "s c"]:
         """Run the network.
@@ -232,8 +232,8 @@ def mlp(seed: int = 0, samples: int = 64) -> Network:
     Returns:
         The network.
     """
-    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 7), nn.Tanh(), nn.Linear(7, _CLASSES))
-    return _network(model, (6,), seed, samples)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 7), nn.Tanh(), nn.Linear(7, CLASSES))
+    return furnish(model, (6,), seed, samples)
 
 
 def shared_weight(seed: int = 0, samples: int = 64) -> Network:
@@ -246,7 +246,7 @@ def shared_weight(seed: int = 0, samples: int = 64) -> Network:
     Returns:
         The network.
     """
-    return _network(Shared(), (6,), seed, samples)
+    return furnish(Shared(), (6,), seed, samples)
 
 
 def positions(seed: int = 0, samples: int = 64) -> Network:
@@ -259,7 +259,7 @@ def positions(seed: int = 0, samples: int = 64) -> Network:
     Returns:
         The network.
     """
-    return _network(Positions(), (3, 5), seed, samples)
+    return furnish(Positions(), (3, 5), seed, samples)
 
 
 def inplace_relu(seed: int = 0, samples: int = 64) -> Network:
@@ -273,9 +273,9 @@ def inplace_relu(seed: int = 0, samples: int = 64) -> Network:
         The network.
     """
     model = nn.Sequential(
-        nn.Linear(6, 8), nn.ReLU(inplace=True), nn.Linear(8, 7), nn.ReLU(inplace=True), nn.Linear(7, _CLASSES)
+        nn.Linear(6, 8), nn.ReLU(inplace=True), nn.Linear(8, 7), nn.ReLU(inplace=True), nn.Linear(7, CLASSES)
     )
-    return _network(model, (6,), seed, samples)
+    return furnish(model, (6,), seed, samples)
 
 
 def dead_layer(seed: int = 0, samples: int = 64) -> Network:
@@ -288,7 +288,7 @@ def dead_layer(seed: int = 0, samples: int = 64) -> Network:
     Returns:
         The network.
     """
-    return _network(Dead(), (6,), seed, samples)
+    return furnish(Dead(), (6,), seed, samples)
 
 
 def frozen(seed: int = 0, samples: int = 64) -> Network:
@@ -316,7 +316,7 @@ def auxiliary(seed: int = 0, samples: int = 64) -> Network:
     Returns:
         The network.
     """
-    return _network(Auxiliary(), (6,), seed, samples)
+    return furnish(Auxiliary(), (6,), seed, samples)
 
 
 def backbone(seed: int = 0, samples: int = 64) -> Network:
@@ -329,7 +329,7 @@ def backbone(seed: int = 0, samples: int = 64) -> Network:
     Returns:
         The network.
     """
-    return _network(Backbone(), (6,), seed, samples)
+    return furnish(Backbone(), (6,), seed, samples)
 
 
 def keyword(seed: int = 0, samples: int = 64) -> Network:
@@ -342,7 +342,7 @@ def keyword(seed: int = 0, samples: int = 64) -> Network:
     Returns:
         The network.
     """
-    return _network(Keyword(), (6,), seed, samples)
+    return furnish(Keyword(), (6,), seed, samples)
 
 
 def sequence_first(seed: int = 0, samples: int = 64, positions: int = 3) -> Network:
@@ -356,7 +356,7 @@ def sequence_first(seed: int = 0, samples: int = 64, positions: int = 3) -> Netw
     Returns:
         The network.
     """
-    return _network(SequenceFirst(), (positions, 5), seed, samples)
+    return furnish(SequenceFirst(), (positions, 5), seed, samples)
 
 
 def reused(seed: int = 0, samples: int = 64) -> Network:
@@ -369,7 +369,7 @@ def reused(seed: int = 0, samples: int = 64) -> Network:
     Returns:
         The network.
     """
-    return _network(Reused(), (6,), seed, samples)
+    return furnish(Reused(), (6,), seed, samples)
 
 
 def caching(seed: int = 0, samples: int = 64) -> Network:
@@ -382,7 +382,7 @@ def caching(seed: int = 0, samples: int = 64) -> Network:
     Returns:
         The network.
     """
-    return _network(Caching(), (6,), seed, samples)
+    return furnish(Caching(), (6,), seed, samples)
 
 
 NETWORKS: dict[str, Callable[..., Network]] = {
@@ -390,16 +390,32 @@ NETWORKS: dict[str, Callable[..., Network]] = {
 }
 
 
-def _network(model: nn.Module, shape: tuple[int, ...], seed: int, samples: int) -> Network:
-    """Draw weights and inputs; labels follow from the inputs, with some noise."""
+def furnish(model: nn.Module, shape: tuple[int, ...], seed: int, samples: int) -> Network:
+    """Give a model weights, statistics and data of its own; labels follow from the inputs, with some noise.
+
+    Args:
+        model: is changed in place; it gives `CLASSES` logits a sample.
+        shape: of one sample.
+        seed: of weights and data.
+        samples: in all; a fifth evaluates.
+
+    Returns:
+        The network, in float64.
+    """
     model = model.double().eval()
     draw = generator(seed, "test network")
     with torch.no_grad():
         for parameter in model.parameters():
-            scale = parameter.shape[-1] ** -0.5
-            parameter.copy_(torch.randn(parameter.shape, generator=draw, dtype=torch.float64) * scale)
+            # What one output sums over; of a bias, how many there are.
+            fan = parameter[0].numel() if parameter.dim() > 1 else parameter.numel()
+            parameter.copy_(torch.randn(parameter.shape, generator=draw, dtype=torch.float64) * fan**-0.5)
+        for name, tensor in model.state_dict().items():
+            # Of batch normalisation: a small variance keeps the signal large.
+            scale = {"running_mean": 1.0, "running_var": 0.2}.get(name.rpartition(".")[2])
+            if scale is not None:
+                tensor.copy_(scale * (0.3 + torch.rand(tensor.shape, generator=draw, dtype=torch.float64)))
     inputs = torch.randn(samples, *shape, generator=draw, dtype=torch.float64)
-    teacher = torch.randn(inputs[0].numel(), _CLASSES, generator=draw, dtype=torch.float64)
-    noise = torch.randn(samples, _CLASSES, generator=draw, dtype=torch.float64)
+    teacher = torch.randn(inputs[0].numel(), CLASSES, generator=draw, dtype=torch.float64)
+    noise = torch.randn(samples, CLASSES, generator=draw, dtype=torch.float64)
     labels = (inputs.flatten(1) @ teacher + noise).argmax(1)
     return Network(model, Classification.from_arrays(inputs, labels, seed=seed))

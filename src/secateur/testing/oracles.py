@@ -32,7 +32,7 @@ def sample_gradients(
         loss = task.losses(task.forward(model, one), one.targets).sum()
         found = torch.autograd.grad(loss, [layer.parameter for layer in layers])
         for layer, gradient in zip(layers, found, strict=True):
-            rows[layer.name].append(gradient)
+            rows[layer.name].append(layer.view(gradient))
     return {name: torch.stack(pieces) for name, pieces in rows.items()}
 
 
@@ -55,7 +55,7 @@ def mean_loss_of(
     def loss(vector: Tensor) -> Tensor:
         pieces = vector.split(sizes)
         values = {
-            layer.parameter_name: piece.reshape(layer.shape)
+            layer.parameter_name: layer.stored(piece.reshape(layer.shape))
             for layer, piece in zip(layers, pieces, strict=True)
         }
         outputs = torch.func.functional_call(model, values, (batch.inputs,))

@@ -141,18 +141,17 @@ class LeastSquares(Refit):
         """Refit the layers of a group."""
         found: dict[str, Tensor] = {}
         for layer in group:
-            name, gram = layer.name, moments[layer.name].gram
-            assert gram is not None
-            live = gram.diagonal() > 0  # weights of inputs that are always 0 can be anything
-            if not bool(live.any()):
-                continue
-            trained = session.network.reference[name]
-            now = weights.get(name, trained)
-            matrix = solvable(session, name, gram[live][:, live], self.damping)
-            kept = mask[name]
-            new = now.clone()
-            new[:, live] = self._solve(session, name, matrix, kept[:, live], trained[:, live], now[:, live])
-            found[name] = torch.where(kept, new, 0)
+            name, trained = layer.name, session.network.reference[layer.name]
+            new = weights.get(name, trained).clone()
+            for rows, sums in moments[name].by_group(len(trained)):
+                gram, now = sums.gram, new[rows]
+                assert gram is not None
+                live = gram.diagonal() > 0  # weights of inputs that are always 0 can be anything
+                if bool(live.any()):
+                    matrix = solvable(session, name, gram[live][:, live], self.damping)
+                    pieces = (mask[name][rows], trained[rows], now)
+                    now[:, live] = self._solve(session, name, matrix, *(piece[:, live] for piece in pieces))
+            found[name] = torch.where(mask[name], new, 0)
         return found
 
     def _solve(

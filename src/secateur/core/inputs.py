@@ -1,0 +1,75 @@
+"""What a layer was given when it ran, as rows of numbers."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from secateur.core.moments import Moments
+from secateur.core.patches import Patches
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """The inputs of a layer in one call.
+
+    Attributes:
+        tensor: as the module was given it, without gradients.
+        patches: how a convolution cuts it; None: its last dimension are the inputs.
+    """
+
+    tensor: Shaped[Tensor, "..."]
+    patches: Patches | None = None
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers it holds, padding included."""
+        if self.patches is None:
+            return self.tensor.numel()
+        return self.patches.padded(self.tensor[:1]).numel() * len(self.tensor)
+
+    @property
+    def positions(self) -> int:
+        """How many rows there are: positions of all samples."""
+        if self.patches is None:
+            return self.tensor.numel() // max(1, self.tensor.shape[-1])
+        return self.patches.positions(self.patches.padded(self.tensor[:1])) * len(self.tensor)
+
+    @property
+    def overlap(self) -> int:
+        """In how many rows one number may be."""
+        return 1 if self.patches is None else math.prod(self.patches.kernel)
+
+    def moments(self, gram: bool = False) -> Moments:
+        """Sum over all positions.
+
+        Args:
+            gram: whether the products of different inputs are wanted.
+
+        Returns:
+            The sums; of a convolution in groups for each group.
+        """
+        wide = self.tensor.to(torch.promote_types(self.tensor.dtype, torch.float32))
+        if self.patches is None:
+            return Moments.of(wide.reshape(-1, wide.shape[-1]), gram)
+        return Moments.of_patches(self.patches, self.patches.padded(wide), gram)
+
+    def same_as(self, other: "Inputs") -> bool:
+        """Say whether two calls were given the same numbers in memory, cut in the same way.
+
+        Args:
+            other: those of the other call.
+
+        Returns:
+            True where they were.
+        """
+        one, two = self.tensor, other.tensor
+        return (
+            self.patches == other.patches
+            and one.data_ptr() == two.data_ptr()
+            and one.shape == two.shape
+            and one.stride() == two.stride()
+            and one.dtype == two.dtype
+        )

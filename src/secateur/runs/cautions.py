@@ -1,0 +1,56 @@
+"""What a user would want to know before looking at the figures of a run."""
+
+from collections.abc import Iterator
+
+from secateur.pruners import Session
+from secateur.runs.memory import Needs
+
+STARTED_ONLY = (
+    "not one step fitted into the budget, so that this is the one-shot mask it starts from: give more time."
+)
+NO_STATISTICS = (
+    "nothing is recalibrated, as the model has no BatchNorm layer with running statistics (frozen ones stay "
+    "as they are): leave recalibrate out."
+)
+
+
+def cautions(session: Session, density: float, needs: Needs | None, compiling: float) -> Iterator[str]:
+    """Say what there is to know before a run.
+
+    Args:
+        session: what the pruner works with.
+        density: what was asked for.
+        needs: memory, where it was foreseen.
+        compiling: seconds that took.
+
+    Yields:
+        Sentences.
+    """
+    network = session.network
+    yield from session.task.remarks
+    if not session.task.disjoint:
+        yield (
+            "calibration and evaluation share samples: the reported numbers flatter the mask; "
+            "give separate evaluation data."
+        )
+    total = sum(layer.size for layer in network.layers)
+    kept = int(session.budget.kept.sum())
+    if abs(kept - density * total) > max(1.0, 0.001 * total):
+        yield (
+            f"rounding to whole weights in each {session.budget.grouping} group makes the density "
+            f"{kept / total:.4g} instead of {density:.4g}."
+        )
+    if needs is not None:
+        yield needs.sentence
+    others = network.other_weights()
+    if others:
+        share = sum(others.values()) / (total + sum(others.values()))
+        yield (
+            f"{share:.0%} of the weights stay dense, as they are in no layer that is "
+            f"pruned: {', '.join(list(others)[:3])}{' and others' if len(others) > 3 else ''}."
+        )
+    if compiling > 1:
+        yield (
+            f"compiling the solver took {compiling:.1f} s, which the budget does not count; "
+            "it is done once on a machine."
+        )
