@@ -2,18 +2,30 @@
 
 import json
 import time
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from secateur import ICBS, FisherSteps, GradientSteps, OneShot, SecateurError, SparseGPT, prune
+from secateur import (
+    ICBS,
+    FisherSteps,
+    GradientSteps,
+    LeastSquares,
+    OneShot,
+    SecateurError,
+    SparseGPT,
+    Successive,
+    prune,
+)  # fmt: skip
 from secateur.allocation import Uniform
 from secateur.core.layer import find_layers
 from secateur.core.mask import Mask
 from secateur.core.seeds import generator
 from secateur.core.signal import Signal
-from secateur.pruners import Averaging, Batches, Network, Session, State
+from secateur.pruners import Averaging, Batches, Network, Refit, Session, State
 from secateur.pruners.refits import fisher_steps
 from secateur.runs import RunFolder
 from secateur.runs.ending import Ending
@@ -404,3 +416,45 @@ def test_fewer_positions_than_inputs_are_said_to_be_too_few():
     few = SparseGPT(samples=3)
     run = prune(net.model, net.task, few, density=0.5)
     assert any("is singular, as 3 calibration positions are fewer" in n for n in run.report["notices"])
+
+
+# One after the other.
+
+
+@dataclass(frozen=True)
+class Scaled(Refit):
+    """Multiplies the kept weights of the last layer, which is seldom a good idea."""
+
+    part_name: ClassVar[str] = "scaled"
+    factor: float = 10.0
+
+    def __call__(self, session, mask, weights):
+        last = list(mask)[-1]
+        return {last: self.factor * weights.get(last, session.network.reference[last])}
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_a_refit_that_does_harm_is_undone(order):
+    one = go(GRADIENT)
+    parts = (Scaled(), GRADIENT) if order == "first" else (GRADIENT, Scaled())
+    run = go(Successive(*parts))
+    for name, weight in weights_of(one).items():
+        assert torch.equal(weights_of(run)[name], weight)
+    assert any("'scaled' was undone, as it raised the loss" in n for n in run.report["notices"])
+
+
+def test_refits_that_help_follow_on_one_another():
+    first, both = go(LeastSquares()), go(Successive(LeastSquares(), GRADIENT))
+    masked = first.report["evaluation"]["masked"]["loss"]
+    assert first.report["evaluation"]["pruned"]["loss"] < masked
+    assert both.report["evaluation"]["pruned"]["loss"] < first.report["evaluation"]["pruned"]["loss"]
+    worse = go(Successive(Scaled(1e6), Scaled(-1e6)))
+    assert worse.report["evaluation"]["pruned"] == worse.report["evaluation"]["masked"]
+    assert len([n for n in worse.report["notices"] if "was undone" in n]) == 2
+
+
+def test_successive_refits_need_a_judge_and_leave_time():
+    with pytest.raises(SecateurError, match="judged by guard samples"):
+        Successive(batches=Batches(guard=0))
+    with pytest.raises(SecateurError, match="hold back 140% of the budget"):
+        Successive(GradientSteps(time=0.7), GradientSteps(time=0.7))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from secateur.pruners import LeastSquares as LeastSquares
     from secateur.pruners import OneShot as OneShot
     from secateur.pruners import SparseGPT as SparseGPT
+    from secateur.pruners import Successive as Successive
     from secateur.runs import Run as Run
     from secateur.runs import prune as prune
     from secateur.tasks import CausalLM as CausalLM
@@ -44,6 +45,7 @@ _HOMES = {
     "Classification": "tasks",
     "LearnedMask": "pruners",
     "SparseGPT": "pruners",
+    "Successive": "pruners",
     "LeastSquares": "pruners",
     "GramSwaps": "pruners",
     "GradientSteps": "pruners",

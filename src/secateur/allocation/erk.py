@@ -14,8 +14,9 @@ class ERK(Allocation):
     """A layer's density is in proportion to (in + out) / (in out), cut off at 1.
 
     What the cut-off frees goes to the other layers, so that the overall density is met
-    (Mocanu et al. 2018, arXiv:1707.04780; Evci et al. 2020, arXiv:1911.11134; for linear
-    layers the kernel variant is the plain one).
+    (Mocanu et al. 2018, arXiv:1707.04780; Evci et al. 2020, arXiv:1911.11134). A convolution counts as its
+    matrix, with all numbers of a patch as inputs; the published variant for kernels, (in + out + height +
+    width) / (in out height width), gives small kernels less.
     """
 
     def budget(self, shapes: Mapping[str, tuple[int, int]], density: float, grouping: Grouping) -> Budget:

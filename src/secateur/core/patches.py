@@ -1,5 +1,6 @@
 """Convolutions as linear layers over patches of their inputs."""
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -223,13 +224,39 @@ class Patches:
             samples: S.
 
         Returns:
-            The gradients of the weight. Their patches are copied meanwhile.
+            The gradients of the weight. Meanwhile the patches are copied; where strides are 1 and there are
+            more positions than channels, which makes that slow, the output gradients are.
         """
         outs, space = d.shape[1], d.shape[2:]
+        if all(s == 1 for s in self.stride) and math.prod(space) > x.shape[1] // self.groups:
+            return self._by_point(x, d).reshape(samples, -1, outs, self.width(x)).sum(1)
         patches = self._unfolded(x, samples)
         rows = d.reshape(samples, -1, self.groups, outs // self.groups, math.prod(space))
         rows = rows.permute(0, 2, 3, 1, 4).flatten(3)
         return (rows @ patches.mT).reshape(samples, outs, -1)
+
+    def _by_point(self, x: Tensor, d: Tensor) -> Float[Tensor, "n g o c k"]:
+        """Multiply the output gradients with the inputs under each point of the kernel, without unfolding.
+
+        Of inputs laid out in one row, those under another point are the same row, shifted, where the outputs
+        have room for as many numbers as the padded inputs.
+
+        Returns:
+            The gradients of the weight, the points of the kernel last.
+        """
+        n, channels, *space = x.shape
+        _, outs, *positions = d.shape
+        widen = [y for a, b in zip(space[:0:-1], positions[:0:-1], strict=True) for y in (0, a - b)]
+        steps = [math.prod(space[at + 1 :]) for at in range(len(space))]
+        length = 1 + sum((p - 1) * step for p, step in zip(positions, steps, strict=True))
+        rows = nn.functional.pad(d, widen).reshape(n, self.groups, outs // self.groups, -1)[..., :length]
+        flat = x.reshape(n, self.groups, channels // self.groups, -1)
+        points = itertools.product(*(range(k) for k in self.kernel))
+        found = x.new_empty(n, self.groups, outs // self.groups, flat.shape[2], math.prod(self.kernel))
+        for at, point in enumerate(points):
+            begin = sum(k * d * s for k, d, s in zip(point, self.dilation, steps, strict=True))
+            found[..., at] = rows @ flat[..., begin : begin + length].mT
+        return found
 
     def gram(self, x: Float[Tensor, "n c *padded"]) -> Float[Tensor, "g i i"]:
         """Sum the products of patches with themselves, some samples at a time.

@@ -29,8 +29,9 @@ _ANNEALED: dict[str, Callable[[float], float]] = {
 }
 # A mini-batch is this share of the pool at most, so that its noise differs from step to step.
 _SHARE = 16
-# Over text.
+# Over few data: those that have less than a sample for so many weights.
 _PASSES = 5.0
+_WEIGHTS = 64
 # Mini-batches that a layer which affects the loss is in at least once.
 _ENOUGH = 10
 # Seconds after which a stage ends where the budget is one of seconds: between stages a run is shown, saved
@@ -83,8 +84,8 @@ class Averaging:
         length: mini-batches in a stage, at the end of which the guard samples are looked at; under a
             budget of seconds a stage also ends after 5 s.
         horizon: mini-batches in all, for a run without a budget.
-        passes: over the data, beyond which the rate falls in proportion; None = 5 where neighbouring samples
-            resemble one another (text), no bound otherwise; infinity = no bound.
+        passes: over the data, beyond which the rate falls in proportion; None = 5 where there is less than a
+            sample for 64 prunable weights, no bound otherwise; infinity = no bound.
         bfloat16: multiply matrices in bfloat16; None = where the hardware does so faster and the
             weights are in float32. Noise of mini-batches hides the rounding.
 
@@ -207,8 +208,8 @@ class Averaging:
         scores, velocity = _copied(state.scores), _copied(state.velocity)
         # The guard samples are passed forward only, a third of a mini-batch's work each.
         closing = guard.numel() / (3 * size)
-        often = size / pool.numel()
-        losses = self._go_through(session, state, draws, scores, velocity, closing, share, often)
+        most = self._passes(session, pool.numel()) * pool.numel() / size
+        losses = self._go_through(session, state, draws, scores, velocity, closing, share, most)
         check_finite(velocity)
         mask = self._project(session, scores)
         held = session.losses(guard) if guard.numel() else None
@@ -242,7 +243,7 @@ class Averaging:
         velocity: dict[str, Tensor],
         closing: float,
         share: float,
-        often: float,
+        most: float,
     ) -> list[float]:
         """Move scores and velocities, in place, by one mini-batch after the other while there is time.
 
@@ -254,7 +255,7 @@ class Averaging:
             velocity: u, by layer.
             closing: what ends the stage takes as long as so many mini-batches.
             share: of the run's budget that is for averaging.
-            often: passes over the data that one mini-batch is.
+            most: mini-batches that the rate is for; it is divided among more.
 
         Returns:
             The mean loss of each mini-batch, nats a sample.
@@ -262,7 +263,6 @@ class Averaging:
         losses: list[float] = []
         reached: set[str] = set()
         start, latest = time.perf_counter(), 0.0  # latest: seconds of the last mini-batch
-        bound = self.passes or (_PASSES if session.task.ordered else math.inf)
         first = self.progress(session, state, 0, share)
         for at, index in enumerate(draws):
             begin, progress = time.perf_counter(), self.progress(session, state, at, share)
@@ -275,7 +275,7 @@ class Averaging:
             reached |= sensitivity.keys()
             # The mini-batches of the whole run, as far as those of this stage tell, are 1 / each.
             each = (self.progress(session, state, at + 1, share) - first) / (at + 1)
-            rate = self.rate * state.rate_factor * min(1.0, bound * each / often)
+            rate = self.rate * state.rate_factor * min(1.0, most * each)
             rate *= _ANNEALED[self.anneal](min(1.0, progress))
             with session.timed("select"):
                 self._move(session, scores, velocity, sensitivity, rate)
@@ -295,6 +295,11 @@ class Averaging:
             The number.
         """
         return min(pool, self.samples or max(1, min(500, pool // _SHARE)))
+
+    def _passes(self, session: Session, pool: int) -> float:
+        """Say how often the data may be gone through at the full rate."""
+        weights = sum(layer.size for layer in session.network.layers)
+        return self.passes or (_PASSES if _WEIGHTS * pool < weights else math.inf)
 
     def _rivals(self, session: Session, names: list[str]) -> list[list[str]]:
         """Give the layers whose weights compete with one another."""

@@ -24,27 +24,36 @@ def gram_records(session: Session, least: bool) -> int:
         The bytes; of layers with the same inputs, which share a matrix, as if each had its own.
     """
     layers = session.network.layers
-    sizes = [layer.gram_bytes for layer in layers]
-    stack = find_stack(session.network.model)
-    groups = 1 if stack is None else len(stack[1])
-    together = 0 if least else sum(sizes) // max(1, groups)
-    return max(3 * max(sizes), together)
+    largest = 3 * max(layer.gram_bytes for layer in layers)
+    groups = None if least else _by_element(session)
+    return max([largest, *(sum(layer.gram_bytes for layer in group) for group in groups or [])])
 
 
 def state_bytes(session: Session, samples: int | None) -> int:
     """Say how many bytes the hidden states of the calibration samples take, about.
 
     Args:
-        session: knows how many positions a sample has.
+        session: knows how many numbers a sample gives each layer.
         samples: as `calibration_samples` takes them.
 
     Returns:
-        The bytes, with as many numbers a position as the first layer has inputs.
+        The bytes, with as many numbers as the first layers of the stack's elements are given; 0 where whole
+        passes are made.
     """
-    first = session.network.layers[0].weight
-    positions = max(session.positions.values(), default=1)
     count = min(samples or 128, session.task.size("calibration"))
-    return count * positions * first.shape[1] * first.element_size()
+    groups = _by_element(session)
+    firsts = [group[0] for group in groups or [] if group]
+    numbers = max((session.inputs.get(x.name, x.shape[1]) * x.parameter.itemsize for x in firsts), default=0)
+    return count * numbers
+
+
+def _by_element(session: Session) -> list[list[Layer]] | None:
+    """Group the layers by the elements of the model's stack; None where it has none."""
+    stack = find_stack(session.network.model)
+    if stack is None:
+        return None
+    parts = [{id(module) for module in element.modules()} for element in stack[1]]
+    return [[x for x in session.network.layers if id(x.modules[0]) in part] for part in parts]
 
 
 def gram_room(session: Session, memory: float, samples: int | None) -> int:

@@ -1,0 +1,88 @@
+"""Refits one after the other, each kept where it lowers the loss."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from secateur.core.errors import SecateurError
+from secateur.core.mask import Mask
+from secateur.core.registry import register
+from secateur.pruners.batches import Batches
+from secateur.pruners.refit import Refit
+from secateur.pruners.refits.gradient_steps import GradientSteps
+from secateur.pruners.refits.least_squares import LeastSquares
+from secateur.pruners.session import Session
+
+
+@register("refit", "successive")
+@dataclass(frozen=True)
+class Successive(Refit):
+    """One refit, then another from where the first one ends; a refit that does harm is undone.
+
+    Least squares of the layers' outputs need few samples and fit none of them by heart, but know nothing of
+    the loss; steps down the loss do, but have nothing to go by where the mask fits the samples already. Which
+    of the two helps depends on network, density and data, so that the loss of the guard samples decides on
+    each.
+
+    Attributes:
+        first: a refit; one of this kind makes three of two.
+        second: what follows on it.
+        batches: says how many guard samples are held back: as many as the pruner held back, or it has seen
+            them.
+
+    Raises:
+        SecateurError: no samples are held back to judge by, or the refits leave no time for the mask.
+    """
+
+    first: Refit = field(default_factory=LeastSquares)
+    second: Refit = field(default_factory=GradientSteps)
+    batches: Batches = field(default_factory=Batches)
+
+    def __post_init__(self) -> None:
+        """Check that there is something to judge by, and time."""
+        if self.batches.guard == 0:
+            raise SecateurError("a successive refit is judged by guard samples: guard must not be 0.")
+        if not self.share < 1:
+            raise SecateurError(
+                f"the refits hold back {self.share:.0%} of the budget, which leaves none for the mask: lower "
+                "the time of one."
+            )
+
+    @property
+    def share(self) -> float:
+        """What part of a budget of seconds is held back: for both."""
+        return self.first.share + self.second.share
+
+    @property
+    def bytes_a_weight(self) -> float:
+        """What the larger keeps, and the weights before it."""
+        return 4.0 + max(self.first.bytes_a_weight, self.second.bytes_a_weight)
+
+    def gradient_samples(self, session: Session) -> int:
+        """Those of the larger."""
+        return max(self.first.gradient_samples(session), self.second.gradient_samples(session))
+
+    def records(self, session: Session, *, least: bool) -> int:
+        """Those of the larger."""
+        return max(refit.records(session, least=least) for refit in (self.first, self.second))
+
+    def __call__(self, session: Session, mask: Mask, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Refit and judge, twice."""
+        _, guard = session.divided(self.batches)
+        lowest = session.mean_loss(guard)
+        best = dict(weights)
+        for refit in (self.first, self.second):
+            found = {**best, **refit(session, mask, best)}
+            session.network.write(mask, found)
+            loss = session.mean_loss(guard)
+            if loss < lowest:
+                best, lowest = found, loss
+                continue
+            session.network.write(mask, best)
+            if not loss <= lowest:  # NaN, too
+                session.notice(
+                    f"the refit '{refit.part_name}' was undone, as it raised the loss of the guard samples "
+                    f"from {lowest:.4f} to {loss:.4f}."
+                )
+        return best
