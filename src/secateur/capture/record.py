@@ -14,7 +14,7 @@ from secateur.capture.inputs import inputs_of
 from secateur.capture.lay import tape_of, weight_gradient
 from secateur.core.errors import SecateurError
 from secateur.core.inputs import Inputs
-from secateur.core.layer import Layer, to_exclude
+from secateur.core.layer import Layer, to_exclude, unreached
 from secateur.core.modes import differentiable
 from secateur.core.signal import Signal
 from secateur.core.tape import Tape
@@ -272,9 +272,10 @@ def _tolerance(dtypes: set[torch.dtype]) -> float:
 def _check(losses: Tensor, layers: Sequence[Layer], records: dict[str, _Uses], index: Tensor | None) -> None:
     """Refuse what would make every later number meaningless."""
     samples = losses.numel()
-    for name in (layer.name for layer in layers):
+    for layer in layers:
+        name = layer.name
         if not records[name]:
-            raise SecateurError(f"layer '{name}' is never reached by the data: {to_exclude(name)}")
+            raise unreached(layer)
         for inputs, _ in records[name]:
             x = inputs.tensor
             # Each sample may have several rows of the first dimension: its positions, frames or windows.

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from secateur.core.errors import SecateurError, nearest
@@ -280,6 +282,27 @@ def _experts(name: str, module: nn.Module) -> list[Layer]:
     ]
 
 
+def unreached(layer: Layer, pattern: str | None = None) -> SecateurError:
+    """Make the error of a layer whose inputs are never seen.
+
+    Args:
+        layer: the layer.
+        pattern: what to exclude instead of it alone.
+
+    Returns:
+        The error, to be raised.
+    """
+    if isinstance(layer.modules[0], NonDynamicallyQuantizableLinear):
+        return SecateurError(
+            f"the weight of layer '{layer.name}' is used by torch.nn.MultiheadAttention directly, so that "
+            'its inputs cannot be recorded: exclude such layers, for example exclude = ["*out_proj"], or take a '
+            "method that needs gradients alone (icbs without blocks, one-shot by gradient)."
+        )
+    return SecateurError(
+        f"layer '{layer.name}' is never reached by the data: {to_exclude(pattern or layer.name)}"
+    )
+
+
 def to_exclude(name: str) -> str:
     """Give the tail of an error message about a layer that cannot be pruned.
 
@@ -301,7 +324,13 @@ def _check(layer: Layer) -> None:
             "the parametrization first (torch.nn.utils.parametrize.remove_parametrizations), or exclude "
             "the layer."
         )
-    if module._parameters.get(layer.key) is None:
+    stored = module._parameters.get(layer.key)
+    if stored is not None and is_lazy(stored):
+        raise SecateurError(
+            f"layer '{layer.name}' is lazy and has no weight yet: run the model on a sample, and load "
+            "trained weights, before it is pruned."
+        )
+    if stored is None:
         raise SecateurError(
             f"the weight of layer '{layer.name}' is computed before each pass rather than stored, as by "
             "torch.nn.utils.prune or weight_norm: remove that first (torch.nn.utils.prune.remove, "

@@ -97,6 +97,15 @@ class Network:
             for key in ("running_mean", "running_var")
         }
 
+    def has_trained_statistics(self) -> bool:
+        """Say whether running means and variances are those that the network was given with, bit for bit.
+
+        Returns:
+            True where they are.
+        """
+        trained = self.trained_statistics
+        return all(torch.equal(values, trained[key]) for key, values in self.statistics.items())
+
     def other_weights(self) -> dict[str, int]:
         """Size up the matrices and kernels of the model that are in no prunable layer.
 

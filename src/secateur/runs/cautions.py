@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from secateur.pruners import Session
 from secateur.runs.memory import Needs
 
@@ -42,6 +44,14 @@ def cautions(session: Session, density: float, needs: Needs | None, compiling: f
         )
     if needs is not None:
         yield needs.sentence
+    unsteady = [
+        n for n, m in network.model.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is None
+    ]
+    if unsteady:
+        yield (
+            f"'{unsteady[0]}' normalises by the batch at hand (track_running_stats=False), so that losses "
+            "depend on which samples pass together."
+        )
     others = network.other_weights()
     if others:
         share = sum(others.values()) / (total + sum(others.values()))

@@ -4,6 +4,9 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
+import torch
+
+from secateur.capture import check_used
 from secateur.core.errors import SecateurError
 from secateur.core.events import Evaluated, Event, Finished, Noticed, Started, Stepped
 from secateur.core.limit import Limit
@@ -80,6 +83,9 @@ class Drive:
         Returns:
             The run.
         """
+        session = self.session
+        first = session.batch(torch.tensor([0]))
+        check_used(session.network.model, session.task, first, session.network.layers)
         self._foresee()
         self._warm_up()
         # Not under a name, which would keep the first state in memory to the end.

@@ -16,7 +16,7 @@ from secateur.runs.clock import Clock
 from secateur.runs.folder import STATISTICS, WEIGHTS, RunFolder
 
 # What follows the mask must not take it away.
-_FAILURES = (SecateurError, RuntimeError, ArithmeticError)
+_FAILURES = (SecateurError, RuntimeError, ArithmeticError, ValueError)
 _INSTEAD = {
     "recalibration": "have a refit follow (masks that were found step by step suit the trained statistics)",
     "refit": "take one that serves the loss, such as gradient",
@@ -141,6 +141,12 @@ class Ending:
             None if refitted is None else self.refit,
             recalibrated,
         )
+        if recalibrated is None and not network.has_trained_statistics():
+            network.write_statistics(network.trained_statistics)
+            self.notice(
+                "the model's forward pass changes running statistics of BatchNorm, as in training mode: they "
+                "were put back, and losses depend on which samples pass together."
+            )
         if not (self.session.budget.is_met_by(mask) and network.holds(mask, made.weights)):
             raise SecateurError(
                 "the model's weights are not those of a mask that meets the budget: something changes them "

@@ -17,6 +17,10 @@ from secateur.pruners.sizes import width
 
 # A mini-batch is this share of the pool at most, as in averaging.
 _SHARE = 16
+NOTHING = (
+    "the gradient steps found nothing better, or had no time to, and kept the weights as they were: give "
+    "more time, more calibration samples or another refit."
+)
 # Steps after which the guard samples are looked at.
 _LENGTH = 25
 
@@ -93,7 +97,8 @@ class GradientSteps(Refit):
         values = _Kept(session, mask, weights)
         pool, guard = session.divided(self.batches)
         size = self._size(pool)
-        best, lowest = values.clone(), session.mean_loss(guard) if guard.numel() else math.inf
+        first = session.mean_loss(guard) if guard.numel() else math.inf
+        best, lowest = values.clone(), first
         rates = {name: self.rate * values.size_of(name) for name in mask}
         groups = [{"params": [values[name]], "lr": rates[name]} for name in mask]
         adam = torch.optim.Adam(groups)
@@ -111,9 +116,11 @@ class GradientSteps(Refit):
                 loss = session.mean_loss(guard)
                 if loss < lowest:
                     best, lowest = values.clone(), loss
-        if guard.numel() and not session.mean_loss(guard) < lowest:
-            return best
-        return dict(values)
+        if guard.numel() == 0 or session.mean_loss(guard) < lowest:
+            return dict(values)
+        if lowest == first:
+            session.notice(NOTHING)
+        return best
 
     def _draws(self, session: Session, pool: Tensor, size: int) -> Iterator[tuple[float, Tensor]]:
         """Give mini-batches while there is time, each with the share of the time that is spent."""
