@@ -14,7 +14,7 @@ from PIL import Image
 from secateur.core.errors import SecateurError
 from secateur.tasks import Arrays, Classification, Division, HuggingFace, Images, Normalisation
 from secateur.tasks.labels import matching
-from secateur.tasks.pictures import Pictures
+from secateur.tasks.pictures import Pictures, opened
 from secateur.tasks.preparation import read_processor
 from secateur.tasks.samples import Labelled, Samples
 
@@ -387,3 +387,68 @@ def test_a_part_of_the_classes_under_other_names_is_remarked_on() -> None:
     found = task.matched({0: "tench", 1: "goldfish", 2: "shark"})
     assert torch.equal(found.samples.calibration.labels, task.samples.calibration.labels)
     assert re.search("no class .* 2 classes where the model has 3", found.remarks[0])
+
+
+# What would silently be something else.
+
+
+def coloured(place: Path, *names: str) -> None:
+    """Write a picture of one colour into each of some folders."""
+    for number, name in enumerate(names):
+        for at in range(4):
+            (place / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (4, 4), (60 * number, 0, 0)).save(place / name / f"{at}.png")
+
+
+def test_sixteen_bits_become_eight_and_wider_ones_are_refused(tmp_path):
+    ramp = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    assert np.array_equal(np.asarray(opened(tmp_path / "ramp.png", 1)), ramp // 257)
+    for kind in (np.float32, np.int32):
+        Image.fromarray(ramp.astype(kind)).save(tmp_path / "wide.tif")
+        with pytest.raises(ValueError, match="convert it to 8 bits"):
+            opened(tmp_path / "wide.tif", 1)
+
+
+def test_pictures_stand_upright(tmp_path):
+    tilted = Image.new("RGB", (6, 2), (255, 0, 0))
+    exif = tilted.getexif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    tilted.save(tmp_path / "tilted.jpg", exif=exif)
+    assert opened(tmp_path / "tilted.jpg", 3).size == (2, 6)
+
+
+def test_folders_around_the_classes_are_looked_through(tmp_path):
+    coloured(tmp_path / "deep" / "set", "cat", "dog", "eel")
+    assert Images(str(tmp_path)).load().class_names == ("cat", "dog", "eel")
+
+
+def test_parts_are_known_in_any_case(tmp_path):
+    coloured(tmp_path / "Training", "cat", "dog")
+    coloured(tmp_path / "Test", "cat", "dog")
+    samples = Images(str(tmp_path)).load()
+    assert samples.class_names == ("cat", "dog")
+    assert len(samples.calibration) == len(samples.evaluation) == 8
+
+
+def test_a_single_class_and_a_test_part_alone_are_refused(tmp_path):
+    coloured(tmp_path / "one", "cat")
+    with pytest.raises(
+        SecateurError, match="has a single folder, 'cat', but a classifier tells classes apart"
+    ):
+        Images(str(tmp_path / "one")).load()
+    coloured(tmp_path / "half" / "test", "cat", "dog")
+    coloured(tmp_path / "half" / "val", "cat", "dog")
+    with pytest.raises(
+        SecateurError, match=r"evaluate with alone \(test, val\): add those to calibrate with"
+    ):
+        Images(str(tmp_path / "half")).load()
+
+
+def test_pictures_that_are_missing_or_too_large_are_named(tmp_path, monkeypatch):
+    coloured(tmp_path, "cat", "dog")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
+    with pytest.raises(SecateurError, match=r"cannot read the picture .*decompression bomb"):
+        Images(str(tmp_path)).load()
+    with pytest.raises(ValueError, match="there is none"):
+        opened(None, 3)

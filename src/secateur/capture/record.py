@@ -275,7 +275,7 @@ def _check(losses: Tensor, layers: Sequence[Layer], records: dict[str, _Uses], i
     for layer in layers:
         name = layer.name
         if not records[name]:
-            raise unreached(layer)
+            raise SecateurError(unreached(layer))
         for inputs, _ in records[name]:
             x = inputs.tensor
             # Each sample may have several rows of the first dimension: its positions, frames or windows.

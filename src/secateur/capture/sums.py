@@ -63,7 +63,7 @@ class Sums:
             The moments by layer; those of an expert that no position came to are 0.
 
         Raises:
-            unreached: a SecateurError: a layer that is no expert, or all experts of a parameter, were never reached; or a
+            SecateurError: a layer that is no expert, or all experts of a parameter, were never reached; or a
                 layer has inputs that are not finite.
         """
         unheard = self._unheard(group)
@@ -71,7 +71,7 @@ class Sums:
             sums = self.found.get(layer.name)
             if sums is None and (layer.slot is None or id(layer.parameter) in unheard):
                 pattern = layer.name if layer.slot is None else f"{layer.parameter_name}.*"
-                raise unreached(layer, pattern)
+                raise SecateurError(unreached(layer, pattern))
             if sums is not None and not bool(torch.isfinite(sums.squares).all()):
                 raise SecateurError(
                     f"the inputs of layer '{layer.name}' are NaN, infinite or too large to be squared: check "

@@ -282,25 +282,23 @@ def _experts(name: str, module: nn.Module) -> list[Layer]:
     ]
 
 
-def unreached(layer: Layer, pattern: str | None = None) -> SecateurError:
-    """Make the error of a layer whose inputs are never seen.
+def unreached(layer: Layer, pattern: str | None = None) -> str:
+    """Give the error message for a layer whose inputs are never seen.
 
     Args:
         layer: the layer.
         pattern: what to exclude instead of it alone.
 
     Returns:
-        The error, to be raised.
+        The message.
     """
     if isinstance(layer.modules[0], NonDynamicallyQuantizableLinear):
-        return SecateurError(
+        return (
             f"the weight of layer '{layer.name}' is used by torch.nn.MultiheadAttention directly, so that "
-            'its inputs cannot be recorded: exclude such layers, for example exclude = ["*out_proj"], or take a '
-            "method that needs gradients alone (icbs without blocks, one-shot by gradient)."
+            'its inputs cannot be recorded: exclude such layers, for example exclude = ["*out_proj"], or '
+            "take a method that needs gradients alone (icbs without blocks, one-shot by gradient)."
         )
-    return SecateurError(
-        f"layer '{layer.name}' is never reached by the data: {to_exclude(pattern or layer.name)}"
-    )
+    return f"layer '{layer.name}' is never reached by the data: {to_exclude(pattern or layer.name)}"
 
 
 def to_exclude(name: str) -> str:

@@ -15,8 +15,8 @@ from secateur.tasks.samples import Labelled, Normalisation, Samples
 from secateur.tasks.shelves import Shelf, open_shelf
 from secateur.tasks.source import Source
 
-_TRAIN = "train"
-_EVALUATION = ("test", "val", "validation", "eval", "evaluation")
+_TRAIN = ("train", "training")
+_EVALUATION = ("test", "testing", "val", "valid", "validation", "eval", "evaluation")
 
 
 @register("data", "images")
@@ -62,15 +62,13 @@ class Images(Source):
     def _load(self, shelf: Shelf) -> Samples:
         """Read the pictures of a shelf."""
         prepared = prepare(self)
-        parts = shelf.folders()
-        pile = _TRAIN if _TRAIN in parts else ""
-        separate = next((name for name in _EVALUATION if pile and name in parts), None)
+        pile, separate = _parts(shelf)
         classes = _classes(shelf, pile)
         files = _files(shelf, pile, classes)
         evaluation_files = files if separate is None else _files(shelf, separate, classes)
         origin = f"'{self.folder}'"
         plan = self.division.plan(len(files), None if separate is None else len(evaluation_files), origin)
-        return Samples(
+        samples = Samples(
             _read(shelf, prepared.decoder, files, plan.calibration),
             _read(shelf, prepared.decoder, evaluation_files, plan.evaluation),
             tuple(classes),
@@ -79,6 +77,12 @@ class Images(Source):
             origin,
             processor=prepared.processor,
         )
+        if len(classes) == 1:
+            raise SecateurError(
+                f"{shelf.name(pile)} has a single folder, '{classes[0]}', but a classifier tells classes "
+                "apart: give the folder that holds one folder a class."
+            )
+        return samples
 
 
 def _read(shelf: Shelf, decoder: Decoder, files: list[tuple[str, int]], index: Int[Tensor, " n"]) -> Labelled:
@@ -88,6 +92,20 @@ def _read(shelf: Shelf, decoder: Decoder, files: list[tuple[str, int]], index: I
         (shelf.open(place) for place, _ in chosen), len(chosen), lambda at: shelf.name(chosen[at][0])
     )
     return Labelled(pixels, torch.tensor([label for _, label in chosen]))
+
+
+def _parts(shelf: Shelf) -> tuple[str, str | None]:
+    """Find the places of the pictures to calibrate with, and of those to evaluate with if elsewhere."""
+    top = shelf.top()
+    places = {name.lower(): f"{top}/{name}" if top else name for name in shelf.folders(top)}
+    train = next((places[name] for name in _TRAIN if name in places), None)
+    test = next((places[name] for name in _EVALUATION if name in places), None)
+    if train is None and places and places.keys() <= set(_EVALUATION):
+        raise SecateurError(
+            f"{shelf.name(top)} holds pictures to evaluate with alone ({', '.join(sorted(places))}): add "
+            "those to calibrate with, in a folder train, or give the folder with one folder a class."
+        )
+    return (top, None) if train is None else (train, test)
 
 
 def _classes(shelf: Shelf, place: str) -> list[str]:

@@ -11,12 +11,14 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from secateur.core.errors import SecateurError
 
 Resampling: TypeAlias = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+# PIL raises SyntaxError for a broken PNG.
+_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 _MODES = {1: "L", 3: "RGB"}
 _ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 
@@ -60,7 +62,7 @@ class Decoder(ABC):
         for at, picture in enumerate(pictures):
             try:
                 pixels = self.decode(picture)
-            except (OSError, ValueError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG
+            except _UNREADABLE as error:
                 raise SecateurError(
                     f"cannot read the picture {name(at)} ({error}): remove it or replace it."
                 ) from error
@@ -160,7 +162,10 @@ def opened(picture: Any, channels: int) -> Image.Image:
         channels: 1 (grey) or 3 (colour).
 
     Returns:
-        The picture.
+        The picture, turned as its EXIF orientation says; of 16 bits a pixel the upper 8.
+
+    Raises:
+        ValueError: there is none, or its pixels are no bytes.
     """
     if isinstance(picture, dict):  # how data sets hold pictures that nobody declared to be some
         picture = picture.get("bytes") or picture.get("path")
@@ -168,8 +173,14 @@ def opened(picture: Any, channels: int) -> Image.Image:
         picture = BytesIO(picture)
     if isinstance(picture, np.ndarray):
         picture = Image.fromarray(picture)
+    if picture is None:
+        raise ValueError("there is none")
     found = picture if isinstance(picture, Image.Image) else Image.open(picture)
-    return found.convert(_MODES[channels])
+    if found.mode.startswith("I;16"):  # which PIL would cut off at 255
+        found = Image.fromarray((np.asarray(found) // 257).astype(np.uint8))
+    if found.mode in ("I", "F"):
+        raise ValueError("its pixels are 32-bit numbers: convert it to 8 bits a channel")
+    return ImageOps.exif_transpose(found).convert(_MODES[channels])
 
 
 def is_picture(path: PurePath) -> bool:

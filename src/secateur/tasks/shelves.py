@@ -32,6 +32,20 @@ class Shelf(ABC):
             Their names, sorted.
         """
 
+    def top(self) -> str:
+        """Look through folders that hold nothing but one folder, in which there are others.
+
+        Returns:
+            The place where the folders of classes, or of parts, are.
+        """
+        place = ""
+        while len(inside := self.folders(place)) == 1:
+            deeper = f"{place}/{inside[0]}" if place else inside[0]
+            if not self.folders(deeper):
+                break
+            place = deeper
+        return place
+
     @abstractmethod
     def pictures(self, place: str) -> list[str]:
         """List the pictures in a place and in all folders below it.
@@ -127,7 +141,7 @@ class Folder(Shelf):
 
 
 class Archive(Shelf):
-    """A zip file; a single folder that holds everything in it is looked through."""
+    """A zip file."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         """List what is in the file.
@@ -136,14 +150,11 @@ class Archive(Shelf):
             path: the file.
             archive: the same, opened.
         """
-        self._path, self._archive, self._top = path, archive, ()
+        self._path, self._archive = path, archive
         names = (PurePosixPath(name.replace("\\", "/")).parts for name in archive.namelist())
         visible = zip(names, archive.infolist(), strict=True)
         self._members = {parts: info for parts, info in visible if not any(map(_is_hidden, parts))}
         self._sorted = sorted(self._members)
-        outer = self.folders()
-        if len(outer) == 1 and self.folders(outer[0]):
-            self._top = (outer[0],)
 
     def folders(self, place: str = "") -> list[str]:
         """List the folders in a place, hidden ones aside.
@@ -154,7 +165,7 @@ class Archive(Shelf):
         Returns:
             Their names, sorted.
         """
-        depth = len(self._parts(place))
+        depth = len(PurePosixPath(place).parts)
         deeper = (parts for parts in self._below(place) if len(parts) > depth)
         return sorted({p[depth] for p in deeper if len(p) > depth + 1 or self._members[p].is_dir()})
 
@@ -168,7 +179,7 @@ class Archive(Shelf):
             Their places, sorted.
         """
         files = (PurePosixPath(*parts) for parts in self._below(place) if not self._members[parts].is_dir())
-        return [str(file.relative_to(PurePosixPath(*self._top))) for file in files if is_picture(file)]
+        return [str(file) for file in files if is_picture(file)]
 
     def open(self, place: str) -> Any:
         """Read a picture's file into memory.
@@ -183,7 +194,7 @@ class Archive(Shelf):
             SecateurError: it cannot be unpacked.
         """
         try:
-            return BytesIO(self._archive.read(self._members[self._parts(place)]))
+            return BytesIO(self._archive.read(self._members[PurePosixPath(place).parts]))
         except _UNREADABLE as error:
             raise SecateurError(
                 f"cannot unpack {self.name(place)} ({error}): the zip file is damaged or encrypted; fetch it "
@@ -199,15 +210,11 @@ class Archive(Shelf):
         Returns:
             Its path, in quotation marks.
         """
-        return f"'{Path(self._path, *self._parts(place)) if place else self._path}'"
-
-    def _parts(self, place: str) -> tuple[str, ...]:
-        """Give the path in the file."""
-        return (*self._top, *PurePosixPath(place).parts)
+        return f"'{self._path / place}'"
 
     def _below(self, place: str) -> Iterator[tuple[str, ...]]:
         """Go through what lies in a place and below it, in order."""
-        above = self._parts(place)
+        above = PurePosixPath(place).parts
         for at in range(bisect_left(self._sorted, above), len(self._sorted)):
             parts = self._sorted[at]
             if parts[: len(above)] != above:
