@@ -1,6 +1,7 @@
 """Pretrained models, tokenizers and image processors of Hugging Face, from a folder or by name."""
 
 import json
+import textwrap
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -300,4 +301,5 @@ def _reason(error: Exception, path: str, file: str | None = None) -> str:
         return "there is no such folder"
     if file is not None and place.is_dir() and not any(place.glob(f"{Path(file).stem}*")):
         return f"it holds no {file}"
-    return " ".join(str(error).split()).rstrip(".")[:200] or type(error).__name__
+    said = textwrap.shorten(str(error), 200, placeholder=" ...")
+    return said.rstrip(".") or type(error).__name__

@@ -99,9 +99,10 @@ def _evaluate_language(things: Ingredients, asked: Asked, run: Path | None, subj
     """Measure the language model of a recipe; of a run, before and after pruning."""
     tokenizer = getattr(things.task, "tokenizer", None)
     if tokenizer is None:
+        other = f"{subject}/model, written with --save-model" if run else "the folder of its model"
         raise SecateurError(
-            f"{subject} has no tokenizer: --data, --zeroshot and --lm-eval are for language models, whose "
-            'recipes have data = "text".'
+            f"{subject} has no tokenizer: --data, --zeroshot and --lm-eval of runs and recipes are for language "
+            f"models; to measure an image classifier on other pictures, give {other}, with --data."
         )
     console = Console()
     if run is None:

@@ -101,6 +101,8 @@ def _model(model: str, data: str, given: frozenset[str]) -> tuple[dict[str, Any]
     language = {"name": "causal-lm", "path": model}
     if kind == "text" and not config:  # the hub is asked only about data that could be of either kind
         return language, None
+    if not config and not local and kind in _PICTURES:
+        load_config(model)  # says so where there is no such model, rather than no such processor
     is_classifier = is_image_classifier(model) if config or kind not in _PICTURES else True
     if is_classifier and kind == "text":
         raise SecateurError(f"'{model}' is an image classifier, and '{data}' a text: give as data {_KNOWN}.")

@@ -98,8 +98,8 @@ def plan(session: Session, pruner: Pruner, refit: Refit | None, bound: int | Non
     if needs.total > (1.2 * free if bound is None else bound):
         raise SecateurError(
             f"{in_words(free)} of memory are not enough: {needs.sentence} Give at least "
-            f"--memory {in_words(1.01 * needs.total).replace(' ', '')}, shorter samples (context), or fewer "
-            "layers (include)."
+            f"--memory {in_words(1.01 * needs.total).replace(' ', '')}, smaller samples (context, size), or "
+            "fewer layers (include)."
         )
     session.chunk = chunk
     if bound is not None:

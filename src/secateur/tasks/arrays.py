@@ -152,8 +152,8 @@ def as_pictures(inputs: Tensor, origin: str) -> np.ndarray:
     if inputs.dtype != torch.uint8 or inputs.dim() not in (3, 4):
         raise SecateurError(
             f"the inputs in {origin} are {str(inputs.dtype).removeprefix('torch.')} of shape {list(shape)}, "
-            "but a processor prepares pictures as bytes (uint8) of two or three dimensions each: leave out "
-            "processor."
+            "but a processor prepares pictures as bytes (uint8) of two or three dimensions each: leave it "
+            "out (--processor none)."
         )
     if inputs.dim() == 4 and shape[1] in (1, 3):
         inputs = inputs.movedim(1, -1)

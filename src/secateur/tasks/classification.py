@@ -243,7 +243,7 @@ class Classification(Task):
         raise SecateurError(
             f"the model cannot be run on {self.samples.origin}, inputs of shape {list(inputs.shape)} "
             f"({said}): check that data and model belong together, and that the inputs have the shape it "
-            "takes (in a recipe, flat = true, channels and size change it)."
+            "takes (in a recipe, flat = true, channels, channels_last and size change it)."
         ) from error
 
     def _check(self, outputs: Tensor, samples: int) -> None:
