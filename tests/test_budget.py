@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from secateur.allocation import ERK, Global, SpareOutput, Uniform
 from secateur.core.budget import Budget, as_grouping
 from secateur.core.errors import SecateurError
+from secateur.core.linear import LinearTape
 from secateur.core.moments import Evidence
 from secateur.core.score import relative_rank
 from secateur.core.seeds import generator
-from secateur.core.tape import LinearTape
 from secateur.pruners.session import keep_best
 from secateur.scores import Gradient, Magnitude, Random, Wanda
 

@@ -16,7 +16,8 @@ from secateur.core.errors import SecateurError
 from secateur.core.layer import find_layers
 from secateur.core.moments import Moments
 from secateur.core.patches import Patches
-from secateur.core.tape import Records, SampleGradients, Tape
+from secateur.core.records import Records, SampleGradients
+from secateur.core.tape import Tape
 from secateur.core.task import Batch
 from secateur.curvature import EmpiricalFisher, Fisher, GaussNewton, Gram, Hessian
 from secateur.tasks import Classification
@@ -202,7 +203,7 @@ def test_pieces_of_any_size_make_the_same_gradients(monkeypatch):
     index = torch.arange(layers[0].size)
     wanted = whole.factors(index), whole.diagonal(), whole.gram()
     for chunk in (1, 700):
-        for name in ("tape", "convolution", "patches"):
+        for name in ("records", "convolution", "patches"):
             monkeypatch.setattr(f"secateur.core.{name}.CHUNK", chunk)
         assert len(whole._pieces()) > 1
         for one, other in zip(wanted, (whole.factors(index), whole.diagonal(), whole.gram()), strict=True):
@@ -343,7 +344,7 @@ def test_inputs_are_never_all_unfolded(monkeypatch):
     model, task, batch, layers = problem(module, (3, 8, 8), samples=24)
     tape = unfolded(model, task, batch, layers, Fisher.needs).layers["conv"]
     chunk = 2 * 64 * 75 * 40
-    for name in ("tape", "convolution", "patches"):
+    for name in ("records", "convolution", "patches"):
         monkeypatch.setattr(f"secateur.core.{name}.CHUNK", chunk)
     largest = [0]
 

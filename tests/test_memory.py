@@ -10,8 +10,9 @@ from secateur import ICBS, GradientSteps, OneShot, SecateurError, prune
 from secateur.allocation import Uniform
 from secateur.capture import footprint
 from secateur.cli.app import run as command
+from secateur.core.records import SampleGradients
 from secateur.core.sizes import in_words, parse_bytes
-from secateur.core.tape import SampleGradients, Tape
+from secateur.core.tape import Tape
 from secateur.curvature import EmpiricalFisher, Fisher, GaussNewton
 from secateur.pruners import Batches, Network, Session, Stage
 from secateur.runs.memory import Needs, plan

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from secateur.core.budget import Budget
 from secateur.core.curvature import Linearisation
 from secateur.core.errors import SecateurError
+from secateur.core.linear import LinearTape
 from secateur.core.mask import Mask
 from secateur.core.quadratic import QuadraticModel
 from secateur.core.ranks import mark_best
 from secateur.core.seeds import generator
 from secateur.core.selector import LayerView
-from secateur.core.tape import LinearTape
 from secateur.scores import Gradient, Magnitude
 from secateur.selection import (
     AllLayers,

@@ -26,9 +26,11 @@ from secateur.capture import capture, mean_gradient, moments
 from secateur.capture.replay import Replay
 from secateur.core.convolution import ConvolutionTape
 from secateur.core.layer import Layer, find_layers
+from secateur.core.linear import LinearTape
 from secateur.core.ranks import as_rows
+from secateur.core.records import Records, SampleGradients
 from secateur.core.sizes import parse_bytes
-from secateur.core.tape import LayerTape, LinearTape, Records, SampleGradients
+from secateur.core.tape import LayerTape
 from secateur.core.task import Batch
 from secateur.curvature import EmpiricalFisher, Fisher, Gram, Hessian
 from secateur.export import apply_mask, save_checkpoint, save_pretrained

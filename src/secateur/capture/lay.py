@@ -8,7 +8,9 @@ from torch import Tensor
 
 from secateur.core.convolution import ConvolutionTape, Use
 from secateur.core.inputs import Inputs
-from secateur.core.tape import LayerTape, LinearTape, Records
+from secateur.core.linear import LinearTape
+from secateur.core.records import Records
+from secateur.core.tape import LayerTape
 
 _HALF = (torch.float16, torch.bfloat16)
 

@@ -101,8 +101,8 @@ def _evaluate_language(things: Ingredients, asked: Asked, run: Path | None, subj
     if tokenizer is None:
         other = f"{subject}/model, written with --save-model" if run else "the folder of its model"
         raise SecateurError(
-            f"{subject} has no tokenizer: --data, --zeroshot and --lm-eval of runs and recipes are for language "
-            f"models; to measure an image classifier on other pictures, give {other}, with --data."
+            f"{subject} has no tokenizer: --data, --zeroshot and --lm-eval of runs and recipes are for "
+            f"language models; to measure an image classifier on other pictures, give {other}, with --data."
         )
     console = Console()
     if run is None:

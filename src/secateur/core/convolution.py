@@ -9,7 +9,8 @@ from torch import Tensor
 
 from secateur.core.moments import Moments
 from secateur.core.patches import CHUNK, Patches
-from secateur.core.tape import LayerTape, Records
+from secateur.core.records import Records
+from secateur.core.tape import LayerTape
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,9 +10,10 @@ from torch import Tensor
 from secateur.core.block import Block
 from secateur.core.curvature import Curvature, Displacement, Linearisation
 from secateur.core.quadratic import QuadraticModel
+from secateur.core.records import Records
 from secateur.core.registry import register
 from secateur.core.signal import Signal
-from secateur.core.tape import Records, Tape
+from secateur.core.tape import Tape
 
 
 class GramLinearisation(Linearisation):
