@@ -4,12 +4,13 @@ import pytest
 import torch
 import transformers
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from secateur import ICBS, GradientSteps, OneShot, SecateurError, SparseGPT, prune
 from secateur.capture import check_used
 from secateur.core.layer import find_layers
 from secateur.core.task import Batch
-from secateur.pruners import Averaging
+from secateur.pruners import Averaging, Batches, Recalibration
 from secateur.scores import Wanda
 from secateur.tasks import Classification
 
@@ -73,6 +74,58 @@ def test_weight_standardisation_of_transformers_is_refused():
         prune(model, task(3, 32, 32), OneShot(), density=0.5)
 
 
+def standard(weight):
+    return (weight - weight.mean()) / weight.std()
+
+
+class StandardisedLinear(nn.Linear):
+    def forward(self, input):
+        return nn.functional.linear(input, standard(self.weight), self.bias)
+
+
+class StandardisedConv1D(Conv1D):
+    def forward(self, x):
+        return x @ standard(self.weight) + self.bias
+
+
+class Transposes(nn.Linear):
+    def forward(self, input):
+        return input @ self.weight.T + self.bias
+
+
+def settled():
+    """Standardised already, so that to do it again changes only rounding."""
+    linear = StandardisedLinear(6, 6)
+    linear.weight.data.copy_(standard(linear.weight))
+    return linear
+
+
+def shared():
+    """The first use of the weight is honest, the second not."""
+    honest, other = Cast(6, 6), StandardisedLinear(6, 6)
+    other.weight = honest.weight
+    return nn.Sequential(honest, other)
+
+
+def overridden():
+    linear = nn.Linear(6, 6)
+    linear.forward = lambda x: nn.functional.linear(x, standard(linear.weight))
+    return linear
+
+
+@pytest.mark.parametrize("make", [lambda: StandardisedConv1D(6, 6), settled, shared, overridden])
+def test_every_way_to_compute_another_weight_is_refused(make):
+    torch.manual_seed(0)
+    model = nn.Sequential(make(), nn.Linear(6, CLASSES))
+    with pytest.raises(SecateurError, match=r"layer '0(\.0)?' computes its weight anew in every pass"):
+        prune(model, task(6), OneShot(), density=0.5)
+
+
+def test_a_weight_may_be_used_transposed():
+    model = nn.Sequential(Transposes(6, 6), Conv1D(6, 6), nn.Linear(6, CLASSES))
+    assert list(prune(model, task(6), OneShot(), density=0.5).mask) == ["0", "1", "2"]
+
+
 def test_modules_with_honest_forwards_of_their_own_pass():
     model = network(Padded(1, 2, 3), Cast)
     batch = Batch(torch.randn(2, 1, 6, 6), torch.tensor([0, 1]))
@@ -95,7 +148,8 @@ class Trains(nn.Module):
 
 def test_statistics_that_a_forward_pass_changes_are_put_back():
     model = Trains()
-    before = {key: value.clone() for key, value in model.norm.named_buffers() if key != "num_batches_tracked"}
+    before = {key: value.clone() for key, value in model.norm.named_buffers()}
+    assert set(before) == {"running_mean", "running_var", "num_batches_tracked"}
     run = prune(model, task(1, 6, 6), OneShot(), density=0.5)
     for key, value in before.items():
         assert torch.equal(getattr(model.norm, key), value)
@@ -127,7 +181,7 @@ class Attends(nn.Module):
 
 
 def test_projections_of_multihead_attention_are_named():
-    for pruner in (SparseGPT(), ICBS(share=0.0)):
+    for pruner in (OneShot(Wanda()), SparseGPT(), ICBS(share=0.0)):
         with pytest.raises(SecateurError, match=r"used by torch.nn.MultiheadAttention directly.*out_proj"):
             prune(Attends(), task(5, 4), pruner, density=0.5, budget="1steps")
     run = prune(Attends(), task(5, 4), QUICK, density=0.5, budget="2steps")
@@ -139,3 +193,27 @@ def test_gradient_steps_that_find_nothing_say_so():
     run = prune(model, task(6), OneShot(), density=0.5, refit=GradientSteps(rate=1e4, steps=3))
     assert any("gradient steps found nothing better" in notice for notice in run.report["notices"])
     assert run.report["evaluation"]["pruned"] == run.report["evaluation"]["masked"]
+
+
+@pytest.mark.parametrize("guard", [0, None])
+def test_gradient_steps_without_time_say_so(guard, monkeypatch):
+    monkeypatch.setattr(GradientSteps, "_draws", lambda *_: iter(()))
+    refit = GradientSteps(batches=Batches(guard=guard))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, CLASSES))
+    run = prune(model, task(6), OneShot(), density=0.5, refit=refit)
+    assert any("gradient steps found nothing better" in notice for notice in run.report["notices"])
+
+
+@pytest.mark.parametrize("error", [ValueError, torch.linalg.LinAlgError, ZeroDivisionError])
+@pytest.mark.parametrize("what", ["refit", "recalibration"])
+def test_what_fails_after_the_mask_does_not_lose_it(error, what, monkeypatch):
+    def fail(*_):
+        raise error("no such luck")
+
+    monkeypatch.setattr(GradientSteps if what == "refit" else Recalibration, "__call__", fail)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(32, CLASSES))
+    weight = model[0].weight.detach().clone()
+    after = {"refit": GradientSteps()} if what == "refit" else {"recalibrate": True}
+    run = prune(model, task(1, 6, 6), OneShot(), density=0.5, **after)
+    assert any(f"{what} failed" in x and "no such luck" in x for x in run.report["notices"])
+    assert torch.equal(model[0].weight, torch.where(run.mask["0"].view_as(weight), weight, 0))

@@ -325,7 +325,16 @@ def test_what_data_are_shows_in_their_path(tmp_path: Path) -> None:
         ("net.py:make", "{place}/vit/config.yaml", "is not there: give as data"),
         ("{place}/llama", "{place}/pictures", "is no image classifier .*LlamaForCausalLM.*give a text"),
         ("{place}/none", "{place}/pictures", "cannot load the model .*there is no such folder"),
-        ("someone/vit", "{place}/pictures.zip", "cannot load the model 'someone/vit'"),
+        (
+            "someone/vit",
+            "{place}/pictures.zip",
+            r"cannot load the model 'someone/vit' \(there is no such folder, and from the hub: .*\): give",
+        ),
+        (
+            "{place}/vit",
+            "nowhere",
+            "cannot get the data set 'nowhere' .*a folder with one folder of pictures a class, or a .zip",
+        ),
         ("timm:x", "{place}/pictures", "needs timm, which cannot be imported"),
     ],
 )

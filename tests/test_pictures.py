@@ -222,7 +222,9 @@ def test_processors_of_arrays_and_of_data_sets(saved: Path, tmp_path: Path) -> N
     assert torch.equal(grey, one)
     assert torch.equal(grey[:, 0], grey[:, 2])
     np.savez(tmp_path / "float.npz", x=x.astype(np.float32), y=y)
-    with pytest.raises(SecateurError, match=says("float32", "bytes (uint8)", "leave out processor")):
+    with pytest.raises(
+        SecateurError, match=says("float32", "bytes (uint8)", "leave it out (--processor none)")
+    ):
         Arrays(str(tmp_path / "float.npz"), processor=folder).load()
 
 
@@ -416,6 +418,10 @@ def test_pictures_stand_upright(tmp_path):
     exif[0x0112] = 6  # to be turned by a quarter
     tilted.save(tmp_path / "tilted.jpg", exif=exif)
     assert opened(tmp_path / "tilted.jpg", 3).size == (2, 6)
+    deep = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "deep.png", exif=exif)
+    turned = np.asarray(opened(tmp_path / "deep.png", 1))
+    assert np.array_equal(turned, [[4, 1], [5, 2], [6, 3]])  # clockwise
 
 
 def test_folders_around_the_classes_are_looked_through(tmp_path):
@@ -437,6 +443,9 @@ def test_a_single_class_and_a_test_part_alone_are_refused(tmp_path):
         SecateurError, match="has a single folder, 'cat', but a classifier tells classes apart"
     ):
         Images(str(tmp_path / "one")).load()
+    (tmp_path / "one" / "cat" / "0.png").write_bytes(b"")
+    with pytest.raises(SecateurError, match="has a single folder"):  # before any picture is read
+        Images(str(tmp_path / "one")).load()
     coloured(tmp_path / "half" / "test", "cat", "dog")
     coloured(tmp_path / "half" / "val", "cat", "dog")
     with pytest.raises(
@@ -452,3 +461,15 @@ def test_pictures_that_are_missing_or_too_large_are_named(tmp_path, monkeypatch)
         Images(str(tmp_path)).load()
     with pytest.raises(ValueError, match="there is none"):
         opened(None, 3)
+
+
+@pytest.mark.parametrize("missing", [0, 2])
+def test_a_missing_picture_of_a_data_set_is_named(tmp_path, missing):
+    datasets = pytest.importorskip("datasets")
+    pictures = [None if at == missing else Image.new("RGB", (4, 4)) for at in range(4)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    rows = datasets.Dataset.from_dict({"image": pictures, "label": [0, 1, 0, 1]}, features=features)
+    rows.save_to_disk(str(tmp_path / "d"))
+    told = says(f"cannot read the picture {missing} of column 'image'", "(there is none): remove it")
+    with pytest.raises(SecateurError, match=told):
+        HuggingFace(str(tmp_path / "d"), division=ALL).load()

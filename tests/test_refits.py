@@ -433,14 +433,16 @@ class Scaled(Refit):
         return {last: self.factor * weights.get(last, session.network.reference[last])}
 
 
-@pytest.mark.parametrize("order", ["first", "second"])
-def test_a_refit_that_does_harm_is_undone(order):
-    one = go(GRADIENT)
-    parts = (Scaled(), GRADIENT) if order == "first" else (GRADIENT, Scaled())
-    run = go(Successive(*parts))
+def test_a_second_refit_that_does_harm_is_undone():
+    one, run = go(GRADIENT), go(Successive(GRADIENT, Scaled()))
     for name, weight in weights_of(one).items():
         assert torch.equal(weights_of(run)[name], weight)
-    assert any("'scaled' was undone, as it raised the loss" in n for n in run.report["notices"])
+
+
+def test_a_first_refit_that_raises_the_loss_may_be_made_up_for():
+    one, run = go(GRADIENT), go(Successive(Scaled(), Successive(Scaled(0.1), GRADIENT)))
+    for name, weight in weights_of(one).items():
+        torch.testing.assert_close(weights_of(run)[name], weight, rtol=1e-6, atol=1e-9)
 
 
 def test_refits_that_help_follow_on_one_another():
@@ -450,7 +452,7 @@ def test_refits_that_help_follow_on_one_another():
     assert both.report["evaluation"]["pruned"]["loss"] < first.report["evaluation"]["pruned"]["loss"]
     worse = go(Successive(Scaled(1e6), Scaled(-1e6)))
     assert worse.report["evaluation"]["pruned"] == worse.report["evaluation"]["masked"]
-    assert len([n for n in worse.report["notices"] if "was undone" in n]) == 2
+    assert any("refits were undone, as neither lowered" in notice for notice in worse.report["notices"])
 
 
 def test_successive_refits_need_a_judge_and_leave_time():

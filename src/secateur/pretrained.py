@@ -1,6 +1,7 @@
 """Pretrained models, tokenizers and image processors of Hugging Face, from a folder or by name."""
 
 import json
+import re
 import textwrap
 import urllib.error
 import urllib.request
@@ -301,5 +302,6 @@ def _reason(error: Exception, path: str, file: str | None = None) -> str:
         return "there is no such folder"
     if file is not None and place.is_dir() and not any(place.glob(f"{Path(file).stem}*")):
         return f"it holds no {file}"
-    said = textwrap.shorten(str(error), 200, placeholder=" ...")
-    return said.rstrip(".") or type(error).__name__
+    first = re.split(r"\.\s", str(error))[0].rstrip(".") or type(error).__name__
+    said = textwrap.shorten(first, 200, placeholder=" ...")
+    return said if place.exists() else f"there is no such folder, and from the hub: {said}"

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,11 +9,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from secateur.core.errors import SecateurError
-from secateur.core.layer import Layer, is_transposed, to_exclude
+from secateur.core.layer import Layer, to_exclude
 from secateur.core.modes import evaluating
 from secateur.core.task import Batch, Task
 
-_PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# Where the layers come from that compute as they say.
+_PLAIN = ("torch.nn.modules.", "transformers.pytorch_utils")
 
 
 def check_used(model: nn.Module, task: Task, batch: Batch, layers: Sequence[Layer]) -> None:
@@ -38,29 +38,30 @@ def check_used(model: nn.Module, task: Task, batch: Batch, layers: Sequence[Laye
         return
     watch = _Watch()
     with ExitStack() as stack:
-        for layer, module in own:
-            enter = partial(watch.enter, layer)
-            stack.callback(module.register_forward_pre_hook(enter).remove)
+        for _, module in own:
+            stack.callback(module.register_forward_pre_hook(watch.enter).remove)
             stack.callback(module.register_forward_hook(watch.leave).remove)
         stack.enter_context(evaluating(model))
         stack.enter_context(torch.no_grad())
         stack.enter_context(watch)
         task.forward(model, batch)
-    for name in watch.called - watch.used:
-        raise SecateurError(
-            f"layer '{name}' computes its weight anew in every pass (weight standardisation, for example), "
-            f"so that pruned weights would not stay 0: store what it computes in a plain layer first, or "
-            f"{to_exclude(name)}"
-        )
+    for layer, module in own:
+        if module in watch.called - watch.used:
+            raise SecateurError(
+                f"layer '{layer.name}' computes its weight anew in every pass (weight standardisation, for "
+                "example), so that pruned weights would not stay 0: store what it computes in a plain layer "
+                f"first, or {to_exclude(layer.name)}"
+            )
 
 
 def _is_own(module: nn.Module) -> bool:
     """Say whether a module computes in a way of its own."""
-    if is_transposed(module):
-        return False
     kind = type(module)
-    plain = next(base for base in _PLAIN if isinstance(module, base))
-    return any(getattr(kind, n, None) is not getattr(plain, n, None) for n in ("forward", "_conv_forward"))
+    plain = next(base for base in kind.__mro__ if base.__module__.startswith(_PLAIN))
+    return any(
+        name in vars(module) or getattr(kind, name, None) is not getattr(plain, name, None)
+        for name in ("forward", "_conv_forward")
+    )
 
 
 class _Watch(TorchFunctionMode):
@@ -68,14 +69,14 @@ class _Watch(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.called: set[str] = set()
-        self.used: set[str] = set()
-        self._inside: list[Layer] = []
+        self.called: set[nn.Module] = set()
+        self.used: set[nn.Module] = set()
+        self._inside: list[nn.Module] = []
 
-    def enter(self, layer: Layer, *_: Any) -> None:
+    def enter(self, module: nn.Module, *_: Any) -> None:
         """Note that a module begins."""
-        self.called.add(layer.name)
-        self._inside.append(layer)
+        self.called.add(module)
+        self._inside.append(module)
 
     def leave(self, *_: Any) -> None:
         """Note that a module ends."""
@@ -87,24 +88,22 @@ class _Watch(TorchFunctionMode):
         """Look at a call, and carry it out."""
         given = (*args, *(kwargs or {}).values())
         out = func(*args, **(kwargs or {}))
-        if self._inside and func in _PRODUCTS and self._inside[-1].name not in self.used:
-            layer = self._inside[-1]
-            if any(_same(value, layer.parameter) for value in given if isinstance(value, Tensor)):
-                self.used.add(layer.name)
+        if self._inside and func in _PRODUCTS and self._inside[-1] not in self.used:
+            module: Any = self._inside[-1]
+            if any(_same(value, module.weight) for value in given if isinstance(value, Tensor)):
+                self.used.add(module)
         return out
 
 
 _PRODUCTS = {
     torch.nn.functional.linear, torch.conv1d, torch.conv2d, torch.conv3d, torch.matmul, torch.mm, torch.addmm,
     torch.nn.functional.conv1d, torch.nn.functional.conv2d, torch.nn.functional.conv3d, Tensor.matmul,
-    Tensor.__matmul__, Tensor.mm, torch.einsum,
+    Tensor.__matmul__, Tensor.__rmatmul__, Tensor.mm, Tensor.addmm, torch.einsum,
 }  # fmt: skip
 
 
 def _same(value: Tensor, weight: Tensor) -> bool:
-    """Say whether a tensor holds a weight's numbers, if in another precision."""
-    if value is weight:
-        return True
-    if value.shape != weight.shape:
-        return False
-    return bool(torch.allclose(value.double(), weight.double(), rtol=1e-2, atol=0.0))
+    """Say whether a tensor is a weight, or its transpose, if in another precision."""
+    # Bit for bit: to standardise what is standardised already changes little but rounding.
+    ways = (value, value.mT) if value.dim() == 2 else (value,)
+    return any(way is weight or torch.equal(way, weight.to(way)) for way in ways if way.shape == weight.shape)

@@ -59,6 +59,7 @@ class Network:
             and module.running_var is not None
         }
         self.trained_statistics = {key: values.clone() for key, values in self.statistics.items()}
+        self._counts = {name: count.clone() for name, count in self._batches_tracked.items()}
 
     @classmethod
     def of(
@@ -97,14 +98,22 @@ class Network:
             for key in ("running_mean", "running_var")
         }
 
+    @property
+    def _batches_tracked(self) -> dict[str, Tensor]:
+        """How many batches each running mean is of, as training mode counts them."""
+        counts = {name: norm.num_batches_tracked for name, norm in self.norms.items()}
+        return {name: count for name, count in counts.items() if count is not None}
+
     def has_trained_statistics(self) -> bool:
-        """Say whether running means and variances are those that the network was given with, bit for bit.
+        """Say whether running statistics are those that the network was given with, bit for bit.
 
         Returns:
-            True where they are.
+            True where means, variances and counts of batches are.
         """
-        trained = self.trained_statistics
-        return all(torch.equal(values, trained[key]) for key, values in self.statistics.items())
+        trained, counts = self.trained_statistics, self._counts
+        return all(torch.equal(values, trained[key]) for key, values in self.statistics.items()) and all(
+            torch.equal(count, counts[name]) for name, count in self._batches_tracked.items()
+        )
 
     def other_weights(self) -> dict[str, int]:
         """Size up the matrices and kernels of the model that are in no prunable layer.
@@ -151,14 +160,12 @@ class Network:
             layer.write(torch.where(mask[layer.name], weight, 0))
 
     @torch.no_grad()
-    def write_statistics(self, statistics: Mapping[str, Tensor]) -> None:
-        """Set running means and variances of BatchNorm layers.
-
-        Args:
-            statistics: by name, as `statistics` has them.
-        """
+    def restore_statistics(self) -> None:
+        """Put running means, variances and counts of BatchNorm layers back as they were trained."""
         for key, values in self.statistics.items():
-            values.copy_(statistics[key])
+            values.copy_(self.trained_statistics[key])
+        for name, count in self._batches_tracked.items():
+            count.copy_(self._counts[name])
 
     def holds(self, mask: Mask, weights: Mapping[str, Tensor] | None = None) -> bool:
         """Say whether every module computes with mask * reference, bit for bit.
@@ -190,7 +197,7 @@ class Network:
             yield
         except BaseException:
             self.write(self.dense_mask())
-            self.write_statistics(self.trained_statistics)
+            self.restore_statistics()
             raise
 
     def fingerprint(self) -> str:

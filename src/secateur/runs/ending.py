@@ -142,7 +142,7 @@ class Ending:
             recalibrated,
         )
         if recalibrated is None and not network.has_trained_statistics():
-            network.write_statistics(network.trained_statistics)
+            network.restore_statistics()
             self.notice(
                 "the model's forward pass changes running statistics of BatchNorm, as in training mode: they "
                 "were put back, and losses depend on which samples pass together."
@@ -161,7 +161,7 @@ class Ending:
             with self.session.timed("recalibrate"):
                 return recalibration(self.session)
         except _FAILURES as error:
-            network.write_statistics(network.trained_statistics)
+            network.restore_statistics()
             self.notice(
                 "the recalibration failed, and the statistics of BatchNorm layers are the trained ones: "
                 f"{error}"

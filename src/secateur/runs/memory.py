@@ -43,11 +43,12 @@ class Needs:
     @property
     def sentence(self) -> str:
         """Say what is needed and for what."""
+        samples = "sample" if self.chunk == 1 else "samples"
         parts = [
             f"the model {in_words(self.model)}",
             f"its trained weights {in_words(self.reference)}",
             f"the pruner {in_words(self.pruner)}",
-            f"passes of at most {self.chunk} samples {in_words(self.passes)}",
+            f"passes of at most {self.chunk} {samples} {in_words(self.passes)}",
         ]
         if self.records:
             parts.append(f"records of layers {in_words(self.records)}")

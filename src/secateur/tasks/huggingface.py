@@ -1,6 +1,7 @@
 """Data sets in the formats of Hugging Face's `datasets`."""
 
 import logging
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -141,7 +142,8 @@ class HuggingFace(Source):
 
     def _inputs(self, rows: Any, column: str, decoder: Decoder) -> Tensor:
         """Decode pictures, one at a time; stack anything else."""
-        first = rows[0][column] if len(rows) else None
+        cells = (row[column] for row in rows.select_columns([column]))
+        first = next((cell for cell in cells if cell is not None), None)
         if hasattr(first, "convert") or (isinstance(first, dict) and "bytes" in first):
             pictures = (row[column] for row in rows.select_columns([column]))
             place = f"of column '{column}' of '{self.path}'"
@@ -189,15 +191,16 @@ def open_splits(path: str, configuration: str | None) -> dict[str, Any]:
             else:
                 found = datasets.load_dataset(path, configuration)
     except Exception as error:  # datasets raises errors of many kinds, its dependencies' among them
-        reason = " ".join(str(error).split())
+        reason = textwrap.shorten(str(error).rstrip("."), 200, placeholder=" ...")
         if local.exists():
             raise SecateurError(
-                f"cannot read the data set in '{path}' ({reason[:200].rstrip('.')}): give a folder written "
+                f"cannot read the data set in '{path}' ({reason}): give a folder written "
                 "by save_to_disk, or .parquet, .json, .jsonl or .csv files."
             ) from error
         raise SecateurError(
-            f"cannot get the data set '{path}' ({reason[:200]}): without a network, give as path a folder "
-            "written by save_to_disk, or a local .parquet, .json, .jsonl or .csv file."
+            f"cannot get the data set '{path}' ({reason}): without a network, give a folder written by "
+            "save_to_disk, a local .parquet, .json, .jsonl or .csv file, or (data images) a folder with one "
+            "folder of pictures a class, or a .zip of it."
         ) from error
     if isinstance(found, datasets.DatasetDict):
         return {str(name): rows for name, rows in found.items()}

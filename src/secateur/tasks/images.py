@@ -68,7 +68,7 @@ class Images(Source):
         evaluation_files = files if separate is None else _files(shelf, separate, classes)
         origin = f"'{self.folder}'"
         plan = self.division.plan(len(files), None if separate is None else len(evaluation_files), origin)
-        samples = Samples(
+        return Samples(
             _read(shelf, prepared.decoder, files, plan.calibration),
             _read(shelf, prepared.decoder, evaluation_files, plan.evaluation),
             tuple(classes),
@@ -77,12 +77,6 @@ class Images(Source):
             origin,
             processor=prepared.processor,
         )
-        if len(classes) == 1:
-            raise SecateurError(
-                f"{shelf.name(pile)} has a single folder, '{classes[0]}', but a classifier tells classes "
-                "apart: give the folder that holds one folder a class."
-            )
-        return samples
 
 
 def _read(shelf: Shelf, decoder: Decoder, files: list[tuple[str, int]], index: Int[Tensor, " n"]) -> Labelled:
@@ -115,6 +109,11 @@ def _classes(shelf: Shelf, place: str) -> list[str]:
         raise SecateurError(
             f"{shelf.name(place)} has no folders in it: put the pictures of each class into a folder with "
             "the class's name."
+        )
+    if len(classes) == 1:
+        raise SecateurError(
+            f"{shelf.name(place)} has a single folder, '{classes[0]}', but a classifier tells classes apart: "
+            "give the folder that holds one folder a class."
         )
     return classes
 

@@ -176,11 +176,12 @@ def opened(picture: Any, channels: int) -> Image.Image:
     if picture is None:
         raise ValueError("there is none")
     found = picture if isinstance(picture, Image.Image) else Image.open(picture)
+    found = ImageOps.exif_transpose(found)
     if found.mode.startswith("I;16"):  # which PIL would cut off at 255
         found = Image.fromarray((np.asarray(found) // 257).astype(np.uint8))
     if found.mode in ("I", "F"):
         raise ValueError("its pixels are 32-bit numbers: convert it to 8 bits a channel")
-    return ImageOps.exif_transpose(found).convert(_MODES[channels])
+    return found.convert(_MODES[channels])
 
 
 def is_picture(path: PurePath) -> bool:

@@ -102,6 +102,7 @@ class GradientSteps(Refit):
         rates = {name: self.rate * values.size_of(name) for name in mask}
         groups = [{"params": [values[name]], "lr": rates[name]} for name in mask]
         adam = torch.optim.Adam(groups)
+        step = 0
         for step, (progress, index) in enumerate(self._draws(session, pool, size), 1):
             for group, rate in zip(adam.param_groups, rates.values(), strict=True):
                 group["lr"] = rate * (0.5 + 0.5 * math.cos(math.pi * progress))
@@ -116,9 +117,9 @@ class GradientSteps(Refit):
                 loss = session.mean_loss(guard)
                 if loss < lowest:
                     best, lowest = values.clone(), loss
-        if guard.numel() == 0 or session.mean_loss(guard) < lowest:
+        if step and (guard.numel() == 0 or session.mean_loss(guard) < lowest):
             return dict(values)
-        if lowest == first:
+        if not lowest < first:
             session.notice(NOTHING)
         return best
 

@@ -1,4 +1,4 @@
-"""Refits one after the other, each kept where it lowers the loss."""
+"""Refits one after the other, judged together."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,12 +18,12 @@ from secateur.pruners.session import Session
 @register("refit", "successive")
 @dataclass(frozen=True)
 class Successive(Refit):
-    """One refit, then another from where the first one ends; a refit that does harm is undone.
+    """One refit, then another from where the first one ends; of the stops on the way the best is taken.
 
     Least squares of the layers' outputs need few samples and fit none of them by heart, but know nothing of
-    the loss; steps down the loss do, but have nothing to go by where the mask fits the samples already. Which
-    of the two helps depends on network, density and data, so that the loss of the guard samples decides on
-    each.
+    the loss; steps down the loss do, but have nothing to go by where the mask fits the samples already. So
+    the second goes on from the first even where that raised the loss, and the loss of the guard samples
+    decides in the end between the weights as they were, the first refit, and both.
 
     Attributes:
         first: a refit; one of this kind makes three of two.
@@ -68,21 +68,20 @@ class Successive(Refit):
         return max(refit.records(session, least=least) for refit in (self.first, self.second))
 
     def __call__(self, session: Session, mask: Mask, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Refit and judge, twice."""
+        """Refit twice, and judge each stop on the way."""
         _, guard = session.divided(self.batches)
-        lowest = session.mean_loss(guard)
-        best = dict(weights)
+        now, best, first = dict(weights), dict(weights), session.mean_loss(guard)
+        lowest = first
         for refit in (self.first, self.second):
-            found = {**best, **refit(session, mask, best)}
-            session.network.write(mask, found)
+            now = {**now, **refit(session, mask, now)}
+            session.network.write(mask, now)
             loss = session.mean_loss(guard)
             if loss < lowest:
-                best, lowest = found, loss
-                continue
-            session.network.write(mask, best)
-            if not loss <= lowest:  # NaN, too
-                session.notice(
-                    f"the refit '{refit.part_name}' was undone, as it raised the loss of the guard samples "
-                    f"from {lowest:.4f} to {loss:.4f}."
-                )
+                best, lowest = now, loss
+        session.network.write(mask, best)
+        if not lowest < first:
+            session.notice(
+                "the successive refits were undone, as neither lowered the loss of the guard samples "
+                f"({first:.4f} before, {loss:.4f} after): give more time or more calibration samples."
+            )
         return best
