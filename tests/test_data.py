@@ -207,6 +207,7 @@ def test_bad_images(tmp_path: Path) -> None:
     with pytest.raises(SecateurError, match=says("no folders in it")):
         load()
     (tmp_path / "d" / "a").mkdir()
+    (tmp_path / "d" / "b").mkdir()
     with pytest.raises(SecateurError, match=says("no pictures", ".png")):
         load()
     paint(tmp_path / "d" / "a" / "0.png", (1, 2, 3))

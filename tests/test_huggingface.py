@@ -68,7 +68,7 @@ def test_pictures_saved_to_disk(tmp_path: Path) -> None:
 
 
 def test_a_name_without_a_network() -> None:
-    message = re.compile("cannot get the data set 'someone/something'.*save_to_disk, or a local .parquet")
+    message = re.compile("cannot get the data set 'someone/something'.*save_to_disk, a local .parquet")
     with pytest.raises(SecateurError, match=message):
         HuggingFace("someone/something").load()
 

@@ -394,8 +394,8 @@ def test_a_bound_on_the_memory_of_a_run_divides_its_steps():
     network = Network(net.model)
     budget = Uniform().budget(network.shapes, 0.5, "output")
     least = SparseGPT().records(Session(network, net.task, budget, 0), least=True)
-    assert least == (3 + 4) * 8 * 12**2 + 128 * 6 * 8
-    session = Session(network, net.task, budget, 0, room=128 * 6 * 8 + 100)
+    assert least == (3 + 4) * 8 * 12**2 + 128 * 8 * 8
+    session = Session(network, net.task, budget, 0, room=128 * 8 * 8 + 100)
     state = SparseGPT().start(session)
     while not state.done:
         state, outcome = SparseGPT().step(session, state)

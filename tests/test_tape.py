@@ -70,7 +70,7 @@ def test_diagonal_and_pullback_are_sums_over_the_rows(make):
 def test_chunking_changes_nothing(monkeypatch):
     _, _, _, tape = recorded(networks.positions, EmpiricalFisher.needs)
     whole = [(t.diagonal(), t.factors(torch.arange(t.gradient.numel()))) for t in tape.layers.values()]
-    monkeypatch.setattr("secateur.core.tape.CHUNK", 40)
+    monkeypatch.setattr("secateur.core.linear.CHUNK", 40)
     for t, (diagonal, factors) in zip(tape.layers.values(), whole, strict=True):
         torch.testing.assert_close(t.diagonal(), diagonal)
         torch.testing.assert_close(t.factors(torch.arange(t.gradient.numel())), factors)
