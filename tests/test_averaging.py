@@ -14,7 +14,7 @@ from secateur import ICBS, Classification, LearnedMask, SecateurError, prune
 from secateur.allocation import Global, Uniform
 from secateur.core.limit import Limit
 from secateur.pruners import Averaging, Batches, Network, Session, Stage, State
-from secateur.pruners.session import keep_best
+from secateur.pruners.best_mask import keep_best
 from secateur.runs.checkpoint import read_checkpoint, write_checkpoint
 from secateur.runs.clock import Clock
 from secateur.scores import Magnitude

@@ -12,7 +12,7 @@ from secateur.core.linear import LinearTape
 from secateur.core.moments import Evidence
 from secateur.core.score import relative_rank
 from secateur.core.seeds import generator
-from secateur.pruners.session import keep_best
+from secateur.pruners.best_mask import keep_best
 from secateur.scores import Gradient, Magnitude, Random, Wanda
 
 SHAPES = {"a": (6, 5), "b": (4, 6), "c": (3, 4)}

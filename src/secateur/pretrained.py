@@ -2,7 +2,6 @@
 
 import json
 import re
-import textwrap
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secateur.core.errors import SecateurError
+from secateur.core.errors import SecateurError, in_short
 
 PROCESSOR = "preprocessor_config.json"
 
@@ -302,6 +301,5 @@ def _reason(error: Exception, path: str, file: str | None = None) -> str:
         return "there is no such folder"
     if file is not None and place.is_dir() and not any(place.glob(f"{Path(file).stem}*")):
         return f"it holds no {file}"
-    first = re.split(r"\.\s", str(error))[0].rstrip(".") or type(error).__name__
-    said = textwrap.shorten(first, 200, placeholder=" ...")
+    said = re.split(r"\.\s", in_short(error))[0]
     return said if place.exists() else f"there is no such folder, and from the hub: {said}"

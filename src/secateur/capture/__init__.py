@@ -5,6 +5,6 @@ from secateur.capture.gradient import mean_gradient
 from secateur.capture.inputs import listening
 from secateur.capture.moments import moments
 from secateur.capture.record import capture
-from secateur.capture.used import check_used
+from secateur.capture.weights_in_use import check_used
 
 __all__ = ["Footprint", "capture", "check_used", "footprint", "listening", "mean_gradient", "moments"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from secateur.core.errors import SecateurError
 from secateur.core.layer import Layer
-from secateur.core.modes import differentiable
+from secateur.core.modes import differentiable, widened
 from secateur.core.task import Batch, Task, check_losses
 
 
@@ -65,5 +65,4 @@ def mean_gradient(
             "the loss of a batch depends on no layer to be pruned: the model's forward detaches its outputs, "
             "or is run without gradients (torch.no_grad, torch.inference_mode)."
         )
-    half = (torch.float16, torch.bfloat16)
-    return value, {name: g.float() if g.dtype in half else g for name, g in reached.items()}
+    return value, {name: widened(g) for name, g in reached.items()}

@@ -11,11 +11,11 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from secateur.capture.hessian import hessian, hessian_product
 from secateur.capture.inputs import inputs_of
-from secateur.capture.lay import tape_of, weight_gradient
+from secateur.capture.layout import tape_of, weight_gradient
 from secateur.core.errors import SecateurError
 from secateur.core.inputs import Inputs
 from secateur.core.layer import Layer, to_exclude, unreached
-from secateur.core.modes import differentiable
+from secateur.core.modes import HALF, differentiable
 from secateur.core.signal import Signal
 from secateur.core.tape import Tape
 from secateur.core.task import Batch, Task, check_losses
@@ -24,7 +24,6 @@ from secateur.core.task import Batch, Task, check_losses
 _Uses = list[tuple[Inputs, GradientEdge | None]]
 
 _ROWS = (Signal.LOSS_ROWS, Signal.SAMPLED_ROWS, Signal.GAUSS_NEWTON_ROWS)
-_HALF = (torch.float16, torch.bfloat16)
 
 
 def capture(
@@ -261,7 +260,7 @@ def _norm(pieces: list[Tensor]) -> float:
 
 def _tolerance(dtypes: set[torch.dtype]) -> float:
     """Give the relative error that rounding may leave in a gradient."""
-    if dtypes & set(_HALF):
+    if dtypes & set(HALF):
         return 5e-2
     if torch.float32 not in dtypes:
         return 1e-6

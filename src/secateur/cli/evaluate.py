@@ -88,7 +88,7 @@ def _evaluate_classifier(path: str, asked: Asked) -> int:
     things = prepare(load(quick_recipe(path, asked.data)))
     found = evaluate(things.model, things.task, batch_size=asked.batch_size)
     console = Console()
-    for remark in getattr(things.task, "remarks", ()):
+    for remark in things.task.remarks:
         console.print(remark, style="dim", highlight=False, markup=False, soft_wrap=True)
     metrics = {name: value for name, value in found.items() if name not in ("samples", "seconds")}
     console.print(_table(metrics, {}, int(found["samples"])))

@@ -35,7 +35,7 @@ class ConvolutionTape(Records):
     Attributes:
         gradient: the mean gradient of the loss, [out, in].
         uses: what each call was given and gave.
-        samples: S.
+        size: S, of which `inputs` may have several rows each.
     """
 
     gradient: Float[Tensor, "o i"]

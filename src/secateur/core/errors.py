@@ -1,6 +1,7 @@
 """The one exception that means: the user can mend this."""
 
 import difflib
+import textwrap
 from collections.abc import Iterable
 
 
@@ -21,3 +22,16 @@ def nearest(word: str, words: Iterable[str]) -> str:
     known = sorted(set(words))
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(known)}"
+
+
+def in_short(error: Exception) -> str:
+    """Say what an error of another library says, on one line and not too long.
+
+    Args:
+        error: the error.
+
+    Returns:
+        At most 200 characters, cut at a word, without a full stop; the error's type where it says nothing.
+    """
+    said = textwrap.shorten(str(error), 200, placeholder=" ...").removesuffix(".")
+    return said or type(error).__name__

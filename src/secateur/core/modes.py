@@ -6,6 +6,20 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+HALF = (torch.float16, torch.bfloat16)
+
+
+def widened(x: Tensor) -> Tensor:
+    """Give half precision in float32: 8 or 11 bits are too few for sums, and for a logarithm.
+
+    Args:
+        x: numbers of any kind.
+
+    Returns:
+        The same; itself where it is not in half precision.
+    """
+    return x.float() if x.dtype in HALF else x
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:

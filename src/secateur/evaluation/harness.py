@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from secateur.core.errors import SecateurError, nearest
+from secateur.core.errors import SecateurError, in_short, nearest
 from secateur.core.extras import need
 from secateur.core.modes import evaluating
 
@@ -59,7 +59,7 @@ def harness(
             )
         except (OSError, ValueError, KeyError) as error:
             raise SecateurError(
-                f"lm-eval cannot run {', '.join(tasks)} ({' '.join(str(error).split())[:200]}): fetch its "
+                f"lm-eval cannot run {', '.join(tasks)} ({in_short(error)}): fetch its "
                 "data once with a network, or give a folder of task files with local data."
             ) from error
     counts = found.get("n-samples", {})

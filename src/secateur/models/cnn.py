@@ -8,8 +8,8 @@ from torch import nn
 from secateur.core.errors import SecateurError
 from secateur.core.registry import register
 from secateur.core.task import Task
-from secateur.models.part import Model, seeded
-from secateur.models.weights import load_weights
+from secateur.models.part import Model
+from secateur.models.weights import filled
 
 
 def _stage(inputs: int, outputs: int, stride: int, *, depthwise: bool) -> nn.Sequential:
@@ -73,15 +73,14 @@ class CNN(Model):
         Returns:
             The network.
         """
+        return filled(self._made, self.weights, self.seed)
+
+    def _made(self) -> nn.Module:
         parts: OrderedDict[str, nn.Module] = OrderedDict()
-        with seeded(self.seed, "initial weights"):
-            for at, width in enumerate(self.widths, start=1):
-                inputs, stride = (self.channels, 1) if at == 1 else (self.widths[at - 2], 2)
-                parts[f"stage{at}"] = _stage(inputs, width, stride, depthwise=self.depthwise)
-            parts["pool"] = nn.AdaptiveAvgPool2d(1)
-            parts["flatten"] = nn.Flatten()
-            parts["linear"] = nn.Linear(self.widths[-1], self.classes)
-        model = nn.Sequential(parts)
-        if self.weights is not None:
-            load_weights(model, self.weights)
-        return model.eval()
+        for at, width in enumerate(self.widths, start=1):
+            inputs, stride = (self.channels, 1) if at == 1 else (self.widths[at - 2], 2)
+            parts[f"stage{at}"] = _stage(inputs, width, stride, depthwise=self.depthwise)
+        parts["pool"] = nn.AdaptiveAvgPool2d(1)
+        parts["flatten"] = nn.Flatten()
+        parts["linear"] = nn.Linear(self.widths[-1], self.classes)
+        return nn.Sequential(parts)

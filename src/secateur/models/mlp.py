@@ -9,8 +9,8 @@ from torch import nn
 from secateur.core.errors import SecateurError, nearest
 from secateur.core.registry import register
 from secateur.core.task import Task
-from secateur.models.part import Model, seeded
-from secateur.models.weights import load_weights
+from secateur.models.part import Model
+from secateur.models.weights import filled
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 
@@ -67,11 +67,10 @@ class MLP(Model):
         Returns:
             The network; its linear layers are called linear1, linear2, ...
         """
-        with seeded(self.seed, "initial weights"):
-            model = nn.Sequential(OrderedDict(flatten=nn.Flatten()) | _stack(self.widths, self.activation))
-        if self.weights is not None:
-            load_weights(model, self.weights)
-        return model.eval()
+        return filled(self._made, self.weights, self.seed)
+
+    def _made(self) -> nn.Module:
+        return nn.Sequential(OrderedDict(flatten=nn.Flatten()) | _stack(self.widths, self.activation))
 
 
 @register("model", "garment-classifier")
@@ -98,9 +97,8 @@ class GarmentClassifier(Model):
         Returns:
             The network.
         """
-        with seeded(self.seed, "initial weights"):
-            stack = nn.Sequential(_stack((784, 512, 512, 10), "relu"))
-        model = nn.Sequential(OrderedDict(flatten=nn.Flatten(), linear_relu_stack=stack))
-        if self.weights is not None:
-            load_weights(model, self.weights)
-        return model.eval()
+        return filled(self._made, self.weights, self.seed)
+
+    def _made(self) -> nn.Module:
+        stack = nn.Sequential(_stack((784, 512, 512, 10), "relu"))
+        return nn.Sequential(OrderedDict(flatten=nn.Flatten(), linear_relu_stack=stack))

@@ -9,8 +9,8 @@ from torch.nn.functional import pad, relu
 from secateur.core.errors import SecateurError
 from secateur.core.registry import register
 from secateur.core.task import Task
-from secateur.models.part import Model, seeded
-from secateur.models.weights import load_weights
+from secateur.models.part import Model
+from secateur.models.weights import filled
 
 _WIDTHS = (16, 32, 64)
 
@@ -138,8 +138,4 @@ class CifarResNet(Model):
         Returns:
             The network.
         """
-        with seeded(self.seed, "initial weights"):
-            model = ResidualNetwork((self.depth - 2) // 6, self.classes)
-        if self.weights is not None:
-            load_weights(model, self.weights)
-        return model.eval()
+        return filled(lambda: ResidualNetwork((self.depth - 2) // 6, self.classes), self.weights, self.seed)

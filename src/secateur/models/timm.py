@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from secateur.core.errors import SecateurError
+from secateur.core.errors import SecateurError, in_short
 from secateur.core.registry import register
 from secateur.core.task import Task
 from secateur.models.part import Model, seeded
@@ -60,9 +60,9 @@ class Timm(Model):
             with seeded(self.seed, "initial weights"):
                 model = timm.create_model(self.model, pretrained=self.pretrained, **outputs, **self.arguments)
         except Exception as error:  # timm, and the hub below it, raise errors of many kinds
-            reason = " ".join(str(error).split()).rstrip(".")[:200] or type(error).__name__
             raise SecateurError(
-                f"timm cannot make '{self.model}' ({reason}): timm.list_models() lists the names there are."
+                f"timm cannot make '{self.model}' ({in_short(error)}): timm.list_models() lists the names "
+                "there are."
             ) from error
         if self.weights is not None:
             load_weights(model, self.weights)
@@ -82,7 +82,7 @@ def import_timm() -> Any:
         return import_module("timm")
     except Exception as error:  # a torchvision that does not fit torch raises errors of many kinds
         raise SecateurError(
-            f"this model needs timm, which cannot be imported ({' '.join(str(error).split())[:200]}): "
+            f"this model needs timm, which cannot be imported ({in_short(error)}): "
             "pip install timm torchvision."
         ) from error
 

@@ -10,8 +10,8 @@ from torch.nn.functional import gelu
 from secateur.core.errors import SecateurError
 from secateur.core.registry import register
 from secateur.core.task import Task
-from secateur.models.part import Model, seeded
-from secateur.models.weights import load_weights
+from secateur.models.part import Model
+from secateur.models.weights import filled
 
 # Of random positions: as large as the patches, so that a short training tells them apart.
 _DEVIATION = 0.5
@@ -181,8 +181,4 @@ class ViT(Model):
         Returns:
             The network.
         """
-        with seeded(self.seed, "initial weights"):
-            model = VisionTransformer(self)
-        if self.weights is not None:
-            load_weights(model, self.weights)
-        return model.eval()
+        return filled(lambda: VisionTransformer(self), self.weights, self.seed)

@@ -1,7 +1,7 @@
 """Trained weights from files."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,29 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from secateur.core.errors import SecateurError
+from secateur.models.part import seeded
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 # Of batch normalisation: how many batches it has seen. Old files lack it, and evaluation needs it not.
 _COUNTER = "num_batches_tracked"
+
+
+def filled(make: Callable[[], nn.Module], weights: str | None, seed: int) -> nn.Module:
+    """Make a network with weights from a file, or else drawn at random.
+
+    Args:
+        make: makes the network.
+        weights: the file; None: there is none.
+        seed: of the random weights.
+
+    Returns:
+        The network, in evaluation mode.
+    """
+    with seeded(seed, "initial weights"):
+        model = make()
+    if weights is not None:
+        load_weights(model, weights)
+    return model.eval()
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:

@@ -14,9 +14,10 @@ from secateur.core.layer import to_exclude
 from secateur.core.mask import Mask
 from secateur.core.modes import has_fast_bfloat16
 from secateur.pruners.batches import Batches
+from secateur.pruners.best_mask import keep_best
 from secateur.pruners.guard import judged
 from secateur.pruners.pruner import Outcome, State
-from secateur.pruners.session import Session, keep_best
+from secateur.pruners.session import Session
 from secateur.pruners.sizes import check_finite, mean_size, width
 
 Unit = Literal["batch", "first"]

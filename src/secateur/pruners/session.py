@@ -15,13 +15,13 @@ from secateur.core.layer import Layer, to_exclude
 from secateur.core.mask import Mask
 from secateur.core.modes import evaluating
 from secateur.core.moments import Evidence, Moments
-from secateur.core.ranks import as_rows, from_rows, mark_best
 from secateur.core.score import Score
 from secateur.core.seeds import generator
 from secateur.core.signal import Signal
 from secateur.core.tape import Tape
 from secateur.core.task import Batch, Task, check_losses
 from secateur.pruners.batches import Batches
+from secateur.pruners.best_mask import keep_best
 from secateur.pruners.network import Network
 
 
@@ -330,25 +330,3 @@ class Session:
             mask = keep_best(scores, self.budget)
         network.write(mask)
         return mask, scores
-
-
-def keep_best(scores: dict[str, Tensor], budget: Budget) -> Mask:
-    """Keep the highest-scored weights of each group, exactly as many as the budget says.
-
-    Args:
-        scores: a score for each weight, by layer.
-        budget: the groups and their counts.
-
-    Returns:
-        The mask.
-    """
-    if budget.grouping == "global":  # here alone layers compete
-        rows = torch.cat([values.reshape(-1) for values in scores.values()]).reshape(1, -1)
-        pieces = mark_best(rows, budget.kept).reshape(-1).split([v.numel() for v in scores.values()])
-        return Mask({n: p.reshape(scores[n].shape) for n, p in zip(scores, pieces, strict=True)})
-    kept: dict[str, Tensor] = {}
-    for name, values in scores.items():
-        rows, start = as_rows(values, budget.grouping), budget.offset(name)
-        best = mark_best(rows, budget.kept[start : start + len(rows)])
-        kept[name] = from_rows(best, budget.grouping, values.shape)
-    return Mask(kept)

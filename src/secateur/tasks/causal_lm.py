@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from secateur.core.errors import SecateurError
+from secateur.core.modes import widened
 from secateur.core.stack import find_stack
 from secateur.core.task import Batch, Split, Task
 
@@ -240,7 +241,7 @@ class CausalLM(Task):
         Returns:
             Nats a token.
         """
-        logits = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
+        logits = widened(outputs)
         each = nn.functional.cross_entropy(
             logits.flatten(0, 1), targets.long().flatten(), reduction="none", ignore_index=IGNORED
         )

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from secateur.core.data import Data
 from secateur.core.errors import SecateurError
+from secateur.core.modes import widened
 from secateur.core.task import Batch, Split, Task
 from secateur.tasks.division import Division
 from secateur.tasks.from_torch import read_dataset
@@ -276,7 +277,7 @@ class Classification(Task):
         Returns:
             -log p_y, nats.
         """
-        return nn.functional.cross_entropy(_widened(outputs), targets, reduction="none")
+        return nn.functional.cross_entropy(widened(outputs), targets, reduction="none")
 
     def sample_targets(self, outputs: Float[Tensor, "s c"], generator: torch.Generator) -> Int[Tensor, " s"]:
         """Draw a label for each sample from softmax(logits), by inverting the distribution function.
@@ -305,7 +306,7 @@ class Classification(Task):
         Returns:
             One vector for each class and sample, [C, S, C]; exact.
         """
-        p = _widened(outputs).softmax(1)
+        p = widened(outputs).softmax(1)
         eye = torch.eye(p.shape[1], dtype=p.dtype, device=p.device)
         return p.T.sqrt()[:, :, None] * (eye[:, None, :] - p)
 
@@ -323,8 +324,3 @@ class Classification(Task):
             "loss": float(self.losses(outputs, targets).double().sum()),
             "accuracy": float((outputs.argmax(1) == targets).sum()),
         }
-
-
-def _widened(outputs: Tensor) -> Tensor:
-    """Give half-precision logits in float32: 8 bits of mantissa are too few for a logarithm."""
-    return outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs

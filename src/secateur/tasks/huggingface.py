@@ -1,7 +1,6 @@
 """Data sets in the formats of Hugging Face's `datasets`."""
 
 import logging
-import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from secateur.core.errors import SecateurError, nearest
+from secateur.core.errors import SecateurError, in_short, nearest
 from secateur.core.registry import register
 from secateur.pretrained import hub_answers
 from secateur.tasks.checks import as_inputs
@@ -175,13 +174,14 @@ def open_splits(path: str, configuration: str | None) -> dict[str, Any]:
     Raises:
         SecateurError: `datasets` is not installed, or the data set cannot be opened.
     """
+    local = Path(path)
     try:
         import datasets
     except ImportError as error:
+        there = "" if local.exists() else f"there is no '{path}' here; as a name on the hub, "
         raise SecateurError(
-            "this data source needs datasets, which is not installed: pip install 'secateur[hf]'."
+            f"{there}this data source needs datasets, which is not installed: pip install 'secateur[hf]'."
         ) from error
-    local = Path(path)
     try:
         with _quiet(reachable=local.exists() or hub_answers()):
             if (local / "state.json").is_file() or (local / "dataset_dict.json").is_file():
@@ -191,7 +191,7 @@ def open_splits(path: str, configuration: str | None) -> dict[str, Any]:
             else:
                 found = datasets.load_dataset(path, configuration)
     except Exception as error:  # datasets raises errors of many kinds, its dependencies' among them
-        reason = textwrap.shorten(str(error).rstrip("."), 200, placeholder=" ...")
+        reason = in_short(error)
         if local.exists():
             raise SecateurError(
                 f"cannot read the data set in '{path}' ({reason}): give a folder written "

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from secateur.core.errors import SecateurError
+from secateur.core.errors import SecateurError, in_short
 from secateur.pretrained import load_processor, read_config
 from secateur.tasks.pictures import Decoder, Pictures, Resampling, opened
 from secateur.tasks.samples import Normalisation
@@ -96,7 +96,7 @@ class Processed(Decoder):
             same = cut.dtype == torch.uint8 and torch.allclose(normal, whole.float(), rtol=1e-5, atol=1e-5)
             reason = "it does more than resize, crop, rescale and normalise"
         except Exception as error:  # processors of models that take other things raise errors of any kind
-            same, reason = False, " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+            same, reason = False, in_short(error)
         if not same:
             raise SecateurError(
                 f"the image processor of '{self.path}' ({type(self.processor).__name__}) cannot prepare the "

@@ -9,10 +9,9 @@ from torch import Tensor
 from secateur.core.convolution import ConvolutionTape, Use
 from secateur.core.inputs import Inputs
 from secateur.core.linear import LinearTape
+from secateur.core.modes import HALF, widened
 from secateur.core.records import Records
 from secateur.core.tape import LayerTape
-
-_HALF = (torch.float16, torch.bfloat16)
 
 
 def tape_of(
@@ -39,9 +38,9 @@ def tape_of(
         The records, or the gradients of all rows where those are fewer numbers.
     """
     if gradient is None:
-        gradient = _wide(given[0].tensor).new_tensor(torch.nan).expand(shape)
-    lay = _linear if given[0].patches is None else _convolution
-    return lay(given, rows, gradient, samples).folded(moments=moments)
+        gradient = widened(given[0].tensor).new_tensor(torch.nan).expand(shape)
+    records = _linear if given[0].patches is None else _convolution
+    return records(given, rows, gradient, samples).folded(moments=moments)
 
 
 def weight_gradient(
@@ -60,11 +59,11 @@ def weight_gradient(
     """
     total: Tensor | None = None
     for inputs, piece in zip(given, pieces, strict=True):
-        d = _wide(piece)
+        d = widened(piece)
         if weights is not None:
             d = d.reshape(samples, -1) * weights.to(d.dtype)[:, None]
             d = d.reshape(piece.shape)
-        x, patches = _wide(inputs.tensor).to(d.dtype), inputs.patches
+        x, patches = widened(inputs.tensor).to(d.dtype), inputs.patches
         if patches is None:
             product = d.reshape(-1, d.shape[-1]).T @ x.reshape(-1, x.shape[-1])
         else:
@@ -88,8 +87,8 @@ def _convolution(given: list[Inputs], rows: list[list[Tensor]], gradient: Tensor
         assert inputs.patches is not None
         pieces = [draw[at] for draw in rows]
         laid = torch.stack(pieces) if len(pieces) > 1 else pieces[0][None] if pieces else None
-        padded = inputs.patches.padded(_wide(inputs.tensor))
-        uses.append(Use(inputs.patches, padded, None if laid is None else _wide(laid)))
+        padded = inputs.patches.padded(widened(inputs.tensor))
+        uses.append(Use(inputs.patches, padded, None if laid is None else widened(laid)))
     return ConvolutionTape(gradient, tuple(uses), samples)
 
 
@@ -98,7 +97,7 @@ def _feature_major(rows: list[list[Tensor]], samples: int) -> Float[Tensor, "f r
     first = rows[0][0]
     features = first.shape[-1]
     positions = sum(piece.numel() // (samples * features) for piece in rows[0])
-    kind = torch.float32 if first.dtype in _HALF else first.dtype
+    kind = torch.float32 if first.dtype in HALF else first.dtype
     room = first.new_empty((features, len(rows), samples, positions), dtype=kind)
     for r in range(len(rows)):
         at = 0
@@ -108,8 +107,3 @@ def _feature_major(rows: list[list[Tensor]], samples: int) -> Float[Tensor, "f r
             at += laid.shape[2]
         rows[r] = []  # one draw at a time is there twice
     return room
-
-
-def _wide(x: Tensor) -> Tensor:
-    """Give half precision in float32, which is what sums over samples need."""
-    return x.float() if x.dtype in _HALF else x
