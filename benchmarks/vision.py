@@ -185,7 +185,6 @@ def methods(budget: float, refit: float) -> dict[str, Method]:
         "SparseGPT": Method(SparseGPT(samples=DRAWN), allocations=equal),
         "Gram swaps, least-squares refit": Method(swaps, squares, allocations=equal),
         f"magnitude and successive refits, {budget:g} s": Method(OneShot(Magnitude()), both, budget, runs=1),
-        f"iCBS, mask only, {budget - refit:g} s": Method(ICBS(), limit=budget - refit),
         f"iCBS and successive refits, {budget:g} s": Method(
             ICBS(), both, budget, alone=f"iCBS, the first {budget - refit:g} of the {budget:g} s"
         ),
