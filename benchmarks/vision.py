@@ -5,7 +5,8 @@
         [--device cuda] [--write]
 
 Quality: ResNet-20 on CIFAR-10. The first 3,000 pictures of data/cifar10/cifar10_lossless.npz calibrate, the
-other 1,000 evaluate, and beside them the hundred test pictures. --budget is the whole run of iCBS with its
+other 1,000 evaluate, and beside them the hundred test pictures. Mini-batches are of pictures mirrored and
+shifted by up to 4 pixels at random. --budget is the whole run of iCBS with its
 refit, in seconds, of which --refit-budget (two fifths by default) are the refit's; magnitude with the same
 refit gets the whole. Cost: stages of 1,000 pictures against a forward and backward pass of the same. Large:
 a DeiT-small of random weights and 64 pictures, with --device cuda a DeiT-base and 1,024, every method in a
@@ -164,7 +165,7 @@ def cifar_tasks() -> tuple[Classification, Classification]:
         Classification.from_arrays(pictures[here], labels[here], evaluation=evaluation, mean=MEAN, std=STD)
         for evaluation in ((pictures[rest], labels[rest]), part("test_first100"))
     )
-    return kept, beside
+    return kept.augmented(flip=True, shift=4), beside
 
 
 def resnet() -> nn.Module:
@@ -233,6 +234,7 @@ def _caption(task: Classification, beside: Classification) -> list[str]:
         "picture is one per cent). Mean ± standard deviation over the seeds, which draw mini-batches, guard "
         f"and the {DRAWN:,} pictures of layer-wise methods; magnitude, gradient and Wanda are the same for "
         "every seed, as they take all calibration pictures, and the recalibrated mask is of one seed. "
+        "Mini-batches of iCBS and of gradient steps are mirrored and shifted by up to 4 pixels at random. "
         "Layer-wise methods refuse a global allocation.",
         "",
     ]

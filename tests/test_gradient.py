@@ -126,7 +126,7 @@ class Mixed(nn.Sequential):
 
 
 def test_a_model_that_cannot_run_in_bfloat16_is_pruned_in_float32(monkeypatch):
-    monkeypatch.setattr("secateur.pruners.averaging.has_fast_bfloat16", lambda _: True)
+    monkeypatch.setattr("secateur.pruners.session.has_fast_bfloat16", lambda _: True)
     masks = []
     for fast in (None, False):
         net = networks.mlp(samples=200)

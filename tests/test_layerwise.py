@@ -163,7 +163,7 @@ def test_updates_make_the_error_smaller_than_the_mask_alone_and_smaller_than_wan
     wanda = from_rows(mark_best(as_rows(weight.abs() * sums.norms, grouping), kept), grouping, weight.shape)
     assert updated < output_error(weight, torch.where(wanda, weight, 0), sums.gram)
     # ... and the refit of the same mask is the best of all.
-    refitted = solve_rows(damped(sums.gram, 1e-12)[0], mask, weight)
+    refitted = solve_rows(matrix := damped(sums.gram, 1e-12)[0], mask, weight @ matrix)
     assert output_error(weight, refitted, sums.gram) < updated
 
 
@@ -205,8 +205,8 @@ def test_the_refit_of_a_row_is_numpys_least_squares_solution(outs, ins, seed, de
     kept = torch.rand(outs, ins, generator=draw) < density
     ridge = 0.03
     matrix = x.T @ x + ridge * torch.eye(ins, dtype=torch.float64)
-    found = solve_rows(matrix, kept, weight)
-    descended, left = descend_rows(matrix, kept, weight, weight, 500, 1e-12)
+    found = solve_rows(matrix, kept, weight @ matrix)
+    descended, left = descend_rows(matrix, kept, weight @ matrix, weight, 500, 1e-12)
     assert left <= 1e-12
     torch.testing.assert_close(descended, found, rtol=1e-6, atol=1e-7)
     for row in range(outs):
@@ -227,7 +227,7 @@ def test_conjugate_gradients_never_make_a_row_worse():
     before = torch.where(kept, weight, 0)
     errors = [((before - weight) @ matrix * (before - weight)).sum(1)]
     for iterations in range(1, 12):
-        new, _ = descend_rows(matrix, kept, weight, weight, iterations, 1e-15)
+        new, _ = descend_rows(matrix, kept, weight @ matrix, weight, iterations, 1e-15)
         errors.append(((new - weight) @ matrix * (new - weight)).sum(1))
     for worse, better in pairwise(errors):
         assert (better <= worse * (1 + 1e-9)).all()
@@ -419,7 +419,7 @@ def test_the_refit_lowers_the_error_of_every_layer_and_leaves_the_mask():
 @pytest.mark.parametrize("direct", [0, 1024])
 def test_the_refit_is_done_with_inputs_from_refitted_layers(direct):
     net, by_hand = residual(), residual()
-    refit = LeastSquares(samples=60, direct=direct, tolerance=1e-12)
+    refit = LeastSquares(target="layer", samples=60, direct=direct, tolerance=1e-12)
     prune(net.model, net.task, OneShot(), density=0.5, refit=refit)
     run = prune(by_hand.model, by_hand.task, OneShot(), density=0.5)
     network, trained = Network(by_hand.model), Network(residual().model)
@@ -430,9 +430,41 @@ def test_the_refit_is_done_with_inputs_from_refitted_layers(direct):
         sums = moments(by_hand.model, by_hand.task, [batch], layers, gram=True)
         for layer in layers:
             matrix, _ = damped(sums[layer.name].gram, 0.01)
-            new = solve_rows(matrix, run.mask[layer.name], trained.reference[layer.name])
+            new = solve_rows(matrix, run.mask[layer.name], trained.reference[layer.name] @ matrix)
             with torch.no_grad():
                 layer.weight.copy_(new)
+    for ours, theirs in zip(net.model.parameters(), by_hand.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-8)
+
+
+def input_of(model, name, task, batch):
+    given = []
+    hook = model.get_submodule(name).register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    task.forward(model, batch)
+    hook.remove()
+    return given[0].detach()
+
+
+@pytest.mark.parametrize("direct", [0, 1024])
+def test_the_refit_reproduces_the_outputs_of_the_trained_network(direct):
+    net, by_hand, dense = residual(), residual(), residual()
+    refit = LeastSquares(samples=60, direct=direct, tolerance=1e-12)
+    prune(net.model, net.task, OneShot(), density=0.4, refit=refit)
+    run = prune(by_hand.model, by_hand.task, OneShot(), density=0.4)
+    network, trained = Network(by_hand.model), Network(dense.model)
+    session = Session(network, by_hand.task, Uniform().budget(network.shapes, 0.4, "layer"), 0)
+    batch = session.batch(calibration_samples(session, 60))
+    for layer in network.layers:
+        name = layer.name
+        x0, x = (input_of(model, name, by_hand.task, batch) for model in (dense.model, by_hand.model))
+        gram, weight, new = x.T @ x, trained.reference[name], torch.zeros(layer.shape, dtype=torch.float64)
+        damping = 0.01 * gram.diagonal().mean()
+        for row, kept in enumerate(run.mask[name]):
+            right = (x.T @ (x0 @ weight[row]) + damping * weight[row])[kept]
+            eye = torch.eye(len(right), dtype=torch.float64)
+            new[row, kept] = torch.linalg.solve(gram[kept][:, kept] + damping * eye, right)
+        with torch.no_grad():
+            layer.weight.copy_(new)
     for ours, theirs in zip(net.model.parameters(), by_hand.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-8)
 

@@ -176,6 +176,24 @@ def test_extreme_blocks(size, pruned):
         assert outcome.predicted < 0 or size == 2
 
 
+@pytest.mark.parametrize("refresh", [1, 2, 6])
+def test_gains_are_predicted_anew_after_so_many_blocks(refresh, monkeypatch):
+    asked, gain = [], GaussSouthwell.gain
+    monkeypatch.setattr(
+        GaussSouthwell, "gain", lambda self, view: (asked.append(view.name), gain(self, view))[1]
+    )
+    net = networks.mlp()
+    pruner = replace(SMALL, stage=Stage(6, 8, multiplier=1.0, refresh=refresh))
+    session, state = start_of(pruner, net)
+    after, outcome = pruner.step(session, state)
+    looks = len(asked) / len(session.network.layers)
+    assert looks == -(-outcome.blocks // refresh)
+    assert outcome.predicted < 0
+    # By one look each weight is in one block at most, and the blocks are as large as ever.
+    stamped = sum(int((stamps > 0).sum()) for stamps in after.stamps.values())
+    assert stamped == 8 * outcome.blocks if refresh == 6 else stamped <= 8 * outcome.blocks
+
+
 def trained_digits() -> tuple[nn.Module, Classification]:
     """Train a small perceptron on scikit-learn's digits."""
     from secateur.models import MLP, Trained
@@ -288,6 +306,7 @@ def test_batches_cover_an_epoch_without_repetition():
         (lambda: Stage(blocks=0), "at least one block"),
         (lambda: Stage(block_size=8, pruned=9), "between 0 and block_size"),
         (lambda: Stage(multiplier=0.0), "must be positive"),
+        (lambda: Stage(refresh=0), "after at least 1 block"),
         (lambda: Batches(largest=0), "largest batch"),
         (lambda: Trust(ridge=-1.0), "cannot be negative"),
         (lambda: Trust(fraction=0.0), r"\(0, 1\]"),

@@ -173,7 +173,7 @@ def test_a_run_with_another_refit_is_not_resumed(tmp_path):
 
 @pytest.mark.parametrize(
     "refit",
-    [GradientSteps(time=0.5, samples=16, passes=None), FisherSteps(time=0.5, steps=10_000)],
+    [GradientSteps(time=0.5, samples=16, passes=float("inf")), FisherSteps(time=0.5, steps=10_000)],
     ids=["gradient", "fisher"],
 )
 def test_a_share_of_the_budget_is_held_back_and_the_budget_is_kept(refit):

@@ -6,6 +6,7 @@ from torch import nn
 
 from secateur import SecateurError
 from secateur.capture import moments
+from secateur.capture.inputs import listening
 from secateur.capture.replay import Replay, sequentially
 from secateur.core.layer import find_layers
 from secateur.core.task import Task
@@ -88,7 +89,8 @@ def build(make, seed=0):
 
 def batches_of(task, size=2):
     return [
-        task.batch("calibration", i, torch.device("cpu")) for i in torch.arange(task.ids.shape[0]).split(size)
+        task.batch("calibration", i, torch.device("cpu"))
+        for i in torch.arange(task.size("calibration")).split(size)
     ]
 
 
@@ -308,7 +310,7 @@ def test_a_layer_that_no_data_reach_and_inputs_that_are_not_finite_are_refused()
 def test_hooks_go_when_a_pass_fails():
     model, task = build(llama), Tokens()
     replay = Replay(model, task, batches_of(task), find_layers(model), gram=True)
-    handle = model.model.layers[2].mlp.register_forward_hook(lambda *_: 1 / 0)
+    handle = model.model.layers[2].self_attn.register_forward_hook(lambda *_: 1 / 0)
     replay.moments(1)
     with pytest.raises(ZeroDivisionError):
         replay.moments(2)
@@ -322,3 +324,72 @@ def test_half_precision_is_summed_in_float32():
     model, task = build(llama).bfloat16(), Tokens()
     for _, found in sequentially(model, task, batches_of(task), find_layers(model), gram=True):
         assert all(sums.gram.dtype == torch.float32 for sums in found.values())
+
+
+def cnn():
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 2, 2), nn.Flatten(), nn.Linear(54, 4)
+    )
+    return networks.furnish(model, (2, 6, 6), 0, 40)
+
+
+@pytest.mark.parametrize(
+    "make", [llama, gpt2, networks.mlp, networks.shared_weight, networks.inplace_relu, networks.reused, cnn]
+)
+def test_products_with_the_inputs_of_the_trained_network(make):
+    net = None if make in MODELS else make()
+    model, task = (build(make), Tokens()) if net is None else (net.model, net.task)
+    layers, batches = find_layers(model), batches_of(task, 20)
+    trained = {layer.name: layer.weight.detach().clone() for layer in layers}
+    before = all_inputs(model, task, batches, layers)
+    for layer in layers:
+        layer.write(0.5 * layer.weight.detach())
+    replay = Replay(model, task, batches, layers, gram=True, trained=trained)
+    seen = []
+    for number, group in enumerate(replay.groups):
+        found, now = replay.moments(number), all_inputs(model, task, batches, layers)
+        for layer in group:
+            x0, x = (torch.cat(each[layer.name]) for each in (before, now))
+            torch.testing.assert_close(found[layer.name].gram, x.T @ x)
+            torch.testing.assert_close(found[layer.name].cross, x0.T @ x)
+            layer.write(0.25 * trained[layer.name])
+            seen.append(layer.name)
+    assert sorted(seen) == sorted(trained)
+
+
+def all_inputs(model, task, batches, layers):
+    """The rows of all inputs of each layer, unfolded where it is a convolution, one tensor a call."""
+    rows = {layer.name: [] for layer in layers}
+
+    def hear(name, inputs):
+        if inputs.patches is None:
+            rows[name].append(inputs.tensor.flatten(0, -2).clone())
+        else:
+            x = inputs.patches.padded(inputs.tensor)
+            rows[name].append(inputs.patches.windows(x).flatten(5).flatten(1, 4).mT.flatten(0, 1).clone())
+
+    with torch.no_grad(), listening(layers, hear):
+        for batch in batches:
+            task.forward(model.eval(), batch)
+    return rows
+
+
+def test_with_trained_weights_layers_with_the_same_inputs_are_a_group():
+    model, task = build(llama), Tokens()
+    layers = find_layers(model)
+    trained = {layer.name: layer.weight.detach().clone() for layer in layers}
+    replay = Replay(model, task, batches_of(task), layers, gram=True, trained=trained)
+    first = [[layer.name.split(".")[-1] for layer in group] for group in replay.groups[:4]]
+    assert first == [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]]
+
+
+def test_experts_have_no_products_with_the_trained_networks_inputs():
+    model, task = build(mixtral), Tokens()
+    layers = find_layers(model)
+    trained = {layer.name: layer.weight.detach().clone() for layer in layers}
+    seen = []
+    for group, found in sequentially(model, task, batches_of(task), layers, gram=True, trained=trained):
+        assert all((found[layer.name].cross is None) == (layer.slot is not None) for layer in group)
+        assert len({id(layer.parameter) for layer in group if layer.slot is not None}) <= 1
+        seen += [layer.name for layer in group]
+    assert sorted(seen) == sorted(trained)

@@ -1,12 +1,15 @@
 """Inputs of layers, one decoder layer after the other, while the layers before are changed."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from secateur.capture.groups import Order, by_inputs, divided, grouped, owners
 from secateur.capture.inputs import Listener, listening
 from secateur.capture.stubs import alike, copied, sampled, stubbed
 from secateur.capture.sums import Sums
@@ -27,6 +30,7 @@ def sequentially(
     *,
     gram: bool,
     limit: int | None = None,
+    trained: Mapping[str, Tensor] | None = None,
 ) -> Iterator[tuple[list[Layer], dict[str, Moments]]]:
     """Give the layers of one decoder layer after the other, and the moments of their inputs.
 
@@ -40,13 +44,19 @@ def sequentially(
         layers: whose inputs.
         gram: whether products of different inputs are wanted.
         limit: bytes of Gram matrices in a group, beyond which a decoder layer makes several groups.
+        trained: as for `Replay`.
 
     Yields:
         The layers of a group and their moments by name; layers with the same inputs share them.
     """
-    replay = Replay(model, task, batches, layers, gram=gram, limit=limit)
+    replay = Replay(model, task, batches, layers, gram=gram, limit=limit, trained=trained)
     for number, group in enumerate(replay.groups):
         yield group, replay.moments(number)
+
+
+# Which decoder layer passed a batch, and what it gave.
+_Passed = tuple[int, Any]
+_NOT_PASSED: _Passed = (-1, None)
 
 
 class _Stop(BaseException):
@@ -66,11 +76,15 @@ class Replay:
     model whose decoder layers do not follow on one another, or that has no stack of them, every
     group is recorded in whole passes.
 
-    Memory: the hidden state of every sample once, the pass of one batch, and the moments of a group.
+    Memory: the hidden state of every sample once, the pass of one batch, and the moments of a group. With
+    trained weights also the hidden states of the trained network, the inputs that a batch gives the
+    layers of a group, the weights of a decoder layer (of all layers in whole passes), and a matrix as
+    large as the Gram matrix for each.
 
     Attributes:
         groups: the layers of each decoder layer, and each layer outside the stack by itself, in the order
-            in which the model runs them.
+            in which the model runs them. With trained weights the layers of a decoder layer that have the
+            same inputs, so that a layer is changed before another's inputs come through it.
         whole: whether whole passes are needed.
     """
 
@@ -83,6 +97,7 @@ class Replay:
         *,
         gram: bool,
         limit: int | None = None,
+        trained: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Group the layers, with two passes of one sample.
 
@@ -93,18 +108,28 @@ class Replay:
             layers: whose inputs.
             gram: whether products of different inputs are wanted.
             limit: bytes of Gram matrices in a group; None: no bound.
+            trained: weights of the trained network, by layer, whose inputs are multiplied with those of
+                the model as it stands (`Moments.cross`; not those of experts, which get other positions);
+                None: no such products are wanted.
         """
         self._model, self._task, self._batches, self._gram = model, task, batches, gram
-        self._layers = layers
+        self._layers, self._trained = layers, trained
         found = find_stack(model)
         self._stack: list[nn.Module] = [] if found is None else list(found[1])
         # Which decoder layer last passed each batch, and what it gave: one hidden state a batch.
-        self._passed: list[tuple[int, Any]] = [(-1, None)] * len(batches)
+        self._passed: list[_Passed] = [_NOT_PASSED] * len(batches)
+        self._trained_passed = list(self._passed)
         trial = batches[0].split(1)[0]
-        order, looks = self._look(trial)
+        self._order, looks = self._look(trial)
         self.whole = not (self._stack and self._follows(trial, looks))
-        grouped = _grouped(layers, self._stack, order)
-        parts = [(at, part) for at, group in grouped for part in _divided(group, gram, limit)]
+        self._owner = owners(layers, self._stack)
+        matrices = gram + (trained is not None)
+        parts = [
+            (at, piece)
+            for at, group in grouped(layers, self._owner, self._order)
+            for part in ([group] if trained is None else by_inputs(group, self._order))
+            for piece in divided(part, limit, matrices)
+        ]
         self._at = [at for at, _ in parts]
         self.groups: list[list[Layer]] = [part for _, part in parts]
 
@@ -122,16 +147,79 @@ class Replay:
         """
         group, at = self.groups[number], self._at[number]
         sums = Sums(self._gram, {layer.name for layer in group})
-        with self._running(sums.add):
-            for place, batch in enumerate(self._batches):
-                if at is None or self.whole:
-                    losses = self._task.losses(self._task.forward(self._model, batch), batch.targets)
-                    check_losses(losses, "calibration samples", batch.index)
-                else:
-                    if self._passed[place][0] >= at:  # somebody goes back
-                        self._passed[place] = (-1, None)
-                    self._passed[place] = self._pass(batch, at, self._passed[place])
+        for place, batch in enumerate(self._batches):
+            if self._trained is not None:
+                sums.trained = self._trained_inputs(group, at, place)
+            with self._running(self._until(group, sums.add)):
+                self._passed[place] = self._through(batch, at, self._passed[place])
         return sums.close(group)
+
+    def _until(self, group: Sequence[Layer], listener: Listener) -> Listener:
+        """Pass inputs on, and break the pass off when a group's layers have run as often as on one sample."""
+        if any(layer.slot is not None for layer in group):  # experts run as often as positions come to them
+            return listener
+        left = Counter({layer.name: self._order.calls[layer.name] for layer in group})
+
+        def hear(name: str, inputs: Inputs) -> None:
+            listener(name, inputs)
+            if name in left:
+                left[name] -= 1
+                if not any(left.values()):
+                    raise _Stop
+
+        return hear
+
+    def _through(self, batch: Batch, at: int | None, passed: _Passed) -> _Passed:
+        """Run a batch as far as a group needs."""
+        if not (at is None or self.whole):
+            return self._pass(batch, at, passed if passed[0] < at else _NOT_PASSED)  # or somebody goes back
+        try:
+            losses = self._task.losses(self._task.forward(self._model, batch), batch.targets)
+            check_losses(losses, "calibration samples", batch.index)
+        except _Stop:
+            pass
+        return passed
+
+    def _trained_inputs(self, group: Sequence[Layer], at: int | None, place: int) -> dict[str, deque[Inputs]]:
+        """Give what a batch gives the layers of a group in the trained network, call by call."""
+        found: dict[str, deque[Inputs]] = {layer.name: deque() for layer in group if layer.slot is None}
+        latest: tuple[Inputs, int | None, Inputs] | None = None
+
+        def keep(name: str, inputs: Inputs) -> None:
+            nonlocal latest
+            if name not in found:
+                return
+            version = inputs.version
+            if latest is None or version is None or latest[1] != version or not latest[0].same_as(inputs):
+                # Copied, as the model may go on in the same memory.
+                latest = (inputs, version, replace(inputs, tensor=inputs.tensor.clone()))
+            found[name].append(latest[2])
+
+        level = self._trained_passed[place][0]
+        with self._as_trained(at, level), self._running(self._until(group, keep)):
+            self._trained_passed[place] = self._through(self._batches[place], at, self._trained_passed[place])
+        return found
+
+    @contextmanager
+    def _as_trained(self, at: int | None, level: int) -> Iterator[None]:
+        """Give the layers that a pass runs their trained weights for a while."""
+        layers = self._layers
+        if not (at is None or self.whole):
+            run = range(level + 1 if level < at else 0, at + 1)
+            begin = self._order.places[at]
+            layers = [
+                x for x in layers
+                if (self._order.of(x) < begin if (own := self._owner[x.name]) is None else own in run)
+            ]  # fmt: skip
+        assert self._trained is not None
+        now = {layer.name: layer.weight.detach().clone() for layer in layers}
+        try:
+            for layer in layers:
+                layer.write(self._trained[layer.name])
+            yield
+        finally:
+            for layer in layers:
+                layer.write(now[layer.name])
 
     @contextmanager
     def _running(self, listener: Listener) -> Iterator[None]:
@@ -140,8 +228,8 @@ class Replay:
             yield
 
     def _pass(
-        self, batch: Batch, at: int, passed: tuple[int, Any], look: "Callable[..., None] | None" = None
-    ) -> tuple[int, Any]:
+        self, batch: Batch, at: int, passed: _Passed, look: "Callable[..., None] | None" = None
+    ) -> _Passed:
         """Run a batch through decoder layer `at` and no further; give what the one before it gave."""
         level, state = passed
         taken: list[Any] = [state] if level == at - 1 else []
@@ -171,24 +259,20 @@ class Replay:
             "layers by chance or by its input, which layer-wise pruning cannot follow."
         )
 
-    def _look(self, batch: Batch) -> tuple[dict[str | int, int], list[list[list[Tensor]]]]:
+    def _look(self, batch: Batch) -> tuple[Order, list[list[list[Tensor]]]]:
         """Run a whole pass: the order in which layers and decoder layers run, and what the latter get."""
-        order: dict[str | int, int] = {}
+        order = Order()
         looks: list[list[list[Tensor]]] = [[] for _ in self._stack]
-
-        def hear(name: str, inputs: Inputs) -> None:
-            order.setdefault(name, len(order))
-
         with ExitStack() as stack:
             for at, module in enumerate(self._stack):
 
                 def look(_: nn.Module, args: Any, kwargs: Any, at: int = at) -> None:
-                    order.setdefault(at, len(order))
+                    order.reach(at)
                     looks[at].append(sampled((args, kwargs)))
 
                 handle = module.register_forward_pre_hook(look, with_kwargs=True)
                 stack.callback(handle.remove)
-            stack.enter_context(self._running(hear))
+            stack.enter_context(self._running(order.hear))
             self._task.forward(self._model, batch)
         return order, looks
 
@@ -196,14 +280,15 @@ class Replay:
         """Say whether each decoder layer gets with replaced forwards what it gets in a whole pass."""
         if any(len(calls) != 1 for calls in looks):
             return False
-        passed: tuple[int, Any] = (-1, None)
+        passed = _NOT_PASSED
         seen: list[list[Tensor]] = []
 
         def look(_: nn.Module, args: Any, kwargs: Any) -> None:
             seen.append(sampled((args, kwargs)))
 
         with self._running(lambda *_: None):
-            for at, calls in enumerate(looks):
+            # Each twice: from where the one before it left off, and from its own inputs again.
+            for at, calls in ((at, calls) for at, calls in enumerate(looks) for _ in range(2)):
                 seen.clear()
                 try:
                     passed = self._pass(batch, at, passed, look)
@@ -214,37 +299,3 @@ class Replay:
                 if len(seen) != 1 or not alike(seen[0], calls[0]):
                     return False
         return True
-
-
-def _grouped(
-    layers: Sequence[Layer], stack: Sequence[nn.Module], order: dict[str | int, int]
-) -> list[tuple[int | None, list[Layer]]]:
-    """Put the layers of each decoder layer together, in the order in which they run."""
-    owners: dict[int, set[int]] = {}
-    for at, element in enumerate(stack):
-        for part in element.modules():
-            owners.setdefault(id(part), set()).add(at)
-    groups: dict[str | int, tuple[int | None, list[Layer]]] = {}
-    for layer in layers:
-        # A weight that is used in several decoder layers, or within and without, belongs to none.
-        used = [owners.get(id(module), set()) for module in layer.modules]
-        mine = set().union(*used)
-        at = next(iter(mine)) if len(mine) == 1 and all(used) else None
-        groups.setdefault(layer.name if at is None else at, (at, []))[1].append(layer)
-    never = len(order)
-    keyed = sorted(groups.items(), key=lambda item: order.get(item[0], never))
-    return [group for _, group in keyed]
-
-
-def _divided(group: list[Layer], gram: bool, limit: int | None) -> Iterator[list[Layer]]:
-    """Cut a group where its Gram matrices would exceed a bound."""
-    part: list[Layer] = []
-    held = 0
-    for layer in group:
-        size = layer.gram_bytes if gram else 0
-        if part and limit is not None and held + size > limit:
-            yield part
-            part, held = [], 0
-        part.append(layer)
-        held += size
-    yield part

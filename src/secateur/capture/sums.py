@@ -1,6 +1,6 @@
 """Moments of several layers, added up while a model runs."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -20,12 +20,15 @@ class Sums:
         gram: whether products of different inputs are wanted.
         wanted: names of the layers.
         found: what has been added up so far, by layer.
+        trained: inputs that the trained network gives each layer in the calls to come, in their order; those
+            of a layer that is not there are not multiplied with.
     """
 
     gram: bool
     wanted: set[str]
     found: dict[str, Moments] = field(default_factory=dict)
-    _input: tuple[Inputs, int, Moments] | None = None
+    trained: dict[str, deque[Inputs]] = field(default_factory=dict)
+    _input: tuple[Inputs, int | None, Moments] | None = None
     _sum: tuple[Moments, Moments, Moments] | None = None
 
     def add(self, name: str, inputs: Inputs) -> None:
@@ -37,13 +40,13 @@ class Sums:
         """
         if name not in self.wanted:
             return
-        x = inputs.tensor
-        version = 0 if x.is_inference() else x._version  # which writing in place raises
-        last = self._input
-        if last is not None and last[0].same_as(inputs) and last[1] == version and not x.is_inference():
+        calls = self.trained.get(name)
+        trained = calls.popleft() if calls else None
+        version, last = inputs.version, self._input
+        if last is not None and version is not None and last[0].same_as(inputs) and last[1] == version:
             new = last[2]
         else:
-            new = inputs.moments(self.gram)
+            new = inputs.moments(self.gram, trained)
             self._input = (inputs, version, new)  # held, so that no other tensor takes its place in memory
         old = self.found.get(name)
         if old is None:

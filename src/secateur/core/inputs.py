@@ -24,6 +24,11 @@ class Inputs:
     patches: Patches | None = None
 
     @property
+    def version(self) -> int | None:
+        """A number that writing in place raises; None where nothing keeps count."""
+        return None if self.tensor.is_inference() else self.tensor._version
+
+    @property
     def numbers(self) -> int:
         """How many numbers it holds, padding included."""
         if self.patches is None:
@@ -42,19 +47,24 @@ class Inputs:
         """In how many rows one number may be."""
         return 1 if self.patches is None else math.prod(self.patches.kernel)
 
-    def moments(self, gram: bool = False) -> Moments:
+    def moments(self, gram: bool = False, trained: "Inputs | None" = None) -> Moments:
         """Sum over all positions.
 
         Args:
             gram: whether the products of different inputs are wanted.
+            trained: what the trained network has in their place; None: no products with that are wanted.
 
         Returns:
-            The sums; of a convolution in groups for each group.
+            The sums; of a convolution in groups for each group. Products with inputs of another shape, as
+            where experts were routed otherwise, are left out.
         """
         wide = self.tensor.to(torch.promote_types(self.tensor.dtype, torch.float32))
+        other = None if trained is None or trained.tensor.shape != wide.shape else trained.tensor.to(wide)
         if self.patches is None:
-            return Moments.of(wide.reshape(-1, wide.shape[-1]), gram)
-        return Moments.of_patches(self.patches, self.patches.padded(wide), gram)
+            rows = None if other is None else other.reshape(-1, wide.shape[-1])
+            return Moments.of(wide.reshape(-1, wide.shape[-1]), gram, rows)
+        padded = self.patches.padded
+        return Moments.of_patches(self.patches, padded(wide), gram, None if other is None else padded(other))
 
     def same_as(self, other: "Inputs") -> bool:
         """Say whether two calls were given the same numbers in memory, cut in the same way.

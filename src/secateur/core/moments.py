@@ -20,12 +20,15 @@ class Moments:
         total: sum of x, [in] or [groups, in].
         squares: sum of x * x, likewise.
         gram: sum of x x', [in, in] or [groups, in, in]; None where nobody asked for it.
+        cross: sum of x0 x', likewise, with x0 what the trained network has in the place of x; None where
+            nobody asked for it, or positions are not the same.
     """
 
     count: int
     total: Float[Tensor, "*g i"]
     squares: Float[Tensor, "*g i"]
     gram: Float[Tensor, "*g i i"] | None = None
+    cross: Float[Tensor, "*g i i"] | None = None
 
     @property
     def groups(self) -> int:
@@ -73,54 +76,73 @@ class Moments:
         if self.total.dim() == 1:
             return [(slice(0, outputs), self)]
         each = outputs // self.groups
-        grams = [None] * self.groups if self.gram is None else self.gram
+        grams, crosses = ([None] * self.groups if x is None else x for x in (self.gram, self.cross))
         return [
             (slice(group * each, (group + 1) * each), Moments(self.count, *sums))
-            for group, sums in enumerate(zip(self.total, self.squares, grams, strict=True))
+            for group, sums in enumerate(zip(self.total, self.squares, grams, crosses, strict=True))
         ]
 
     @classmethod
-    def of(cls, x: Float[Tensor, "t i"], gram: bool = False) -> "Moments":
+    def of(
+        cls, x: Float[Tensor, "t i"], gram: bool = False, trained: Float[Tensor, "t i"] | None = None
+    ) -> "Moments":
         """Sum over some positions.
 
         Args:
             x: inputs, one row a position.
             gram: whether the products of different inputs are wanted.
+            trained: what the trained network has in their place; None: no products with that are wanted.
 
         Returns:
             The sums.
         """
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        return cls(wide.shape[0], wide.sum(0), wide.square().sum(0), wide.T @ wide if gram else None)
+        products = wide.T @ wide if gram else None
+        cross = None if trained is None else trained.to(wide).T @ wide
+        return cls(wide.shape[0], wide.sum(0), wide.square().sum(0), products, cross)
 
     @classmethod
-    def of_patches(cls, patches: Patches, x: Float[Tensor, "n c *space"], gram: bool = False) -> "Moments":
+    def of_patches(
+        cls,
+        patches: Patches,
+        x: Float[Tensor, "n c *space"],
+        gram: bool = False,
+        trained: Float[Tensor, "n c *space"] | None = None,
+    ) -> "Moments":
         """Sum over the patches of a convolution.
 
         Args:
             patches: how the inputs are cut.
             x: padded inputs.
             gram: whether the products of different inputs are wanted.
+            trained: what the trained network has in their place; None: no products with that are wanted.
 
         Returns:
             The sums.
         """
-        total, squares = patches.sums(x), patches.sums(x.square())
-        products = patches.gram(x) if gram else None
-        if patches.groups == 1:
-            total, squares = total[0], squares[0]
-            products = None if products is None else products[0]
-        return cls(patches.positions(x), total, squares, products)
+        sums = (
+            patches.sums(x),
+            patches.sums(x.square()),
+            patches.gram(x) if gram else None,
+            None if trained is None else patches.cross(trained, x),
+        )
+        only = (each if each is None or patches.groups > 1 else each[0] for each in sums)
+        return cls(patches.positions(x), *only)  # type: ignore[arg-type]
 
     def __add__(self, other: "Moments") -> "Moments":
         """Join the sums over two sets of positions."""
-        both = self.gram is not None and other.gram is not None
         return Moments(
             self.count + other.count,
             self.total + other.total,
             self.squares + other.squares,
-            self.gram + other.gram if both else None,  # type: ignore[operator]
+            _both(self.gram, other.gram),
+            _both(self.cross, other.cross),
         )
+
+
+def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Add what both have."""
+    return None if a is None or b is None else a + b
 
 
 @dataclass(frozen=True, eq=False)

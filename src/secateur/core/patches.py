@@ -267,12 +267,29 @@ class Patches:
         Returns:
             P_g P_g' for each group, exactly symmetric.
         """
+        total = self.cross(x, x)
+        return (total + total.mT) / 2
+
+    def cross(
+        self, other: Float[Tensor, "n c *padded"], x: Float[Tensor, "n c *padded"]
+    ) -> Float[Tensor, "g i i"]:
+        """Sum the products of the patches of other inputs with those in the same places of these.
+
+        Args:
+            other: padded inputs.
+            x: padded inputs of the same shape.
+
+        Returns:
+            Q_g P_g' for each group, with Q the patches of the others.
+        """
         width = self.width(x)
         total = x.new_zeros(self.groups, width, width)
-        for part in x.split(max(1, CHUNK // self.unfolded_numbers(x))):
-            patches = self._unfolded(part, len(part)).movedim(0, 2).flatten(2)
-            total.baddbmm_(patches, patches.mT)
-        return (total + total.mT) / 2
+        size = max(1, CHUNK // self.unfolded_numbers(x))
+        for first, second in zip(other.split(size), x.split(size), strict=True):
+            patches = self._side_by_side(second)
+            rows = patches if other is x else self._side_by_side(first)
+            total.baddbmm_(rows, patches.mT)
+        return total
 
     def sums(self, x: Float[Tensor, "n c *padded"]) -> Float[Tensor, "g i"]:
         """Sum all patches.
@@ -327,3 +344,7 @@ class Patches:
         windows = self.windows(x)
         windows = windows.unflatten(0, (samples, -1)).movedim(1, 3 + dims)
         return windows.flatten(3 + dims).flatten(2, -2)
+
+    def _side_by_side(self, x: Tensor) -> Float[Tensor, "g i t"]:
+        """Copy the patches of all samples into one matrix a group."""
+        return self._unfolded(x, len(x)).movedim(0, 2).flatten(2)

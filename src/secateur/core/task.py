@@ -173,6 +173,24 @@ class Task(ABC):
             Labels shaped like the targets.
         """
 
+    @property
+    def variation(self) -> str:
+        """How `varied` changes samples, as far as a run must know to be resumed; empty: not at all."""
+        return ""
+
+    def varied(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Draw variants of samples that keep their targets, for gradients of mini-batches.
+
+        Args:
+            batch: the samples.
+            generator: where the randomness comes from, on the CPU; where a batch is passed in parts, they
+                take from it one after the other.
+
+        Returns:
+            The variants; by default the samples as they are.
+        """
+        return batch
+
     def redraw(self, outputs: Float[Tensor, "s ..."], targets: Tensor, generator: torch.Generator) -> Tensor:
         """Draw labels in the place of the true ones; where those count for nothing, so do the new ones.
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from secateur.core.errors import SecateurError
 from secateur.core.layer import to_exclude
 from secateur.core.mask import Mask
-from secateur.core.modes import has_fast_bfloat16
 from secateur.pruners.batches import Batches
 from secateur.pruners.best_mask import keep_best
 from secateur.pruners.guard import judged
@@ -56,8 +55,7 @@ class Averaging:
     full size rather than pruned, whichever it is now, so that s sums up the evidence for keeping it. For b
     = f = 0 the mask is the exact minimiser, over the budget's masks, of the sum of all linear models seen
     so far and of a proximal term, |m - s_0|^2 / 2, which is linear as all those masks have the same norm
-    (dual averaging: Nesterov 2009; Xiao 2010). Gradients at m * w0 that move the scores of all weights are
-    a
+    (dual averaging: Nesterov 2009; Xiao 2010). Gradients at m * w0 that move the scores of all weights are a
     straight-through estimator (Bengio et al. 2013, arXiv:1308.3432; for masks Ramanujan et al. 2020,
     arXiv:1911.13299, and the movement scores of Sanh et al. 2020, arXiv:2005.07683).
 
@@ -152,7 +150,7 @@ class Averaging:
         if self.unit == "first":  # the gradients' unit is put into the scores, once
             pool, _ = session.divided(batches)
             index, _ = batches.draws(pool, session.seed, (0, 0), self.size(pool.numel()), 1)
-            sensitivity = self._sensitivity(session, index[0])[1]
+            sensitivity = self._sensitivity(session, index[0], 0)[1]
             unit = mean_size(list(sensitivity.values()))
             first = {name: score * unit for name, score in first.items()}
         for name, score in first.items():
@@ -271,7 +269,7 @@ class Averaging:
             if losses and (late or progress >= 1 or session.out_of_time(latest * (1 + closing))):
                 break
             self._project(session, scores)
-            loss, sensitivity = self._sensitivity(session, index)
+            loss, sensitivity = self._sensitivity(session, index, state.step * self.length + at)
             losses.append(loss)
             reached |= sensitivity.keys()
             # The mini-batches of the whole run, as far as those of this stage tell, are 1 / each.
@@ -313,17 +311,10 @@ class Averaging:
             session.network.write(mask)
         return mask
 
-    def _sensitivity(self, session: Session, index: Tensor) -> tuple[float, dict[str, Tensor]]:
+    def _sensitivity(self, session: Session, index: Tensor, number: int) -> tuple[float, dict[str, Tensor]]:
         """Give the loss of a mini-batch, and w0 * g by layer."""
         reference = session.network.reference
-        fast = self.bfloat16
-        single = all(weight.dtype == torch.float32 for weight in reference.values())
-        if fast and not single:
-            raise SecateurError("bfloat16 = true is for weights in float32: leave it out for this model.")
-        if fast is None and single and has_fast_bfloat16(session.network.device):
-            loss, gradients = session.fast_gradient(index)
-        else:
-            loss, gradients = session.gradient(index, bool(fast))
+        loss, gradients = session.minibatch_gradient(index, number, self.bfloat16)
         return loss, {name: gradient.mul_(reference[name]) for name, gradient in gradients.items()}
 
     def _move(

@@ -38,6 +38,9 @@ class Stage:
         pruned: k, how many of them are pruned ones; None = half.
         multiplier: a > 0, what the gradient at the current point, g + H d, is multiplied with;
             below 1 it shortens the moves.
+        refresh: blocks that are chosen by the same predicted gains, each from the weights that those before
+            it left; 1 = gains are predicted at every point reached, as published. The problems themselves
+            are always posed at the point reached.
 
     Raises:
         SecateurError: a number out of range.
@@ -47,6 +50,7 @@ class Stage:
     block_size: int = 1024
     pruned: int | None = None
     multiplier: float = 0.6
+    refresh: int = 4
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -55,6 +59,8 @@ class Stage:
                 f"a stage needs at least one block of at least one weight, not blocks={self.blocks}, "
                 f"block_size={self.block_size}."
             )
+        if self.refresh < 1:
+            raise SecateurError(f"gains must be refreshed after at least 1 block, not {self.refresh}.")
         if self.multiplier <= 0:
             raise SecateurError(f"the gradient multiplier must be positive, not {self.multiplier}.")
         if self.pruned is not None and not 0 <= self.pruned <= self.block_size:
@@ -136,6 +142,7 @@ class Descent:
         """Begin at the anchor."""
         self.mask = self.anchor.clone()
         self._gains: dict[str, Tensor] = {}
+        self._looked = 0  # blocks before the one that gains were last predicted for
         self._draws = generator(self.session.seed, "order", self.step)
 
     def run(self, least: float) -> None:
@@ -175,15 +182,26 @@ class Descent:
             gains = {name: self._gain(name) for name in names}
             return pick_pairs(gains, self.mask, self.session.budget, size, pruned)
 
+        if self.blocks - self._looked >= self.stage.refresh:
+            self._look_again()
         names = self.order.choose(sizes, self.turn, self._draws, lambda name: pick(name).promise)
-        block = pick(*names).block
+        found = pick(*names)
+        if found.promise <= 0 and self.blocks > self._looked:  # what is left may promise more by now
+            self._look_again()
+            found = pick(*names)
         self.turn += 1
-        for name, index in block.indices.items():
+        for name, index in found.block.indices.items():
             self.stamps[name].view(-1)[index] = self.turn
-        return block
+            self._gains[name].view(-1)[index] = -torch.inf  # exchanged once, until gains are predicted anew
+        return found.block
+
+    def _look_again(self) -> None:
+        """Have gains predicted at the point reached: stamps, mask and response change with every block."""
+        self._gains.clear()
+        self._looked = self.blocks
 
     def _gain(self, name: str) -> Tensor:
-        """Ask the selector once for each layer and point."""
+        """Ask the selector once for each layer, until gains are predicted anew."""
         if name not in self._gains:
             self._gains[name] = self.selector.gain(
                 LayerView(
@@ -199,13 +217,12 @@ class Descent:
                     multiplier=self.stage.multiplier,
                     generator=generator(self.session.seed, f"score/{name}", self.turn),
                 )
-            )
+            ).clone(memory_format=torch.contiguous_format)
         return self._gains[name]
 
     def _exchange(self, block: Block) -> bool:
         """Solve the block's problem and move there; say whether anything moved."""
         self.blocks += 1
-        self._gains.clear()  # stamps, mask or response change with every block
         if block.size == 0:
             self.session.notice(NOTHING)
             return False

@@ -13,7 +13,7 @@ from secateur.core.budget import Budget
 from secateur.core.errors import SecateurError
 from secateur.core.layer import Layer, to_exclude
 from secateur.core.mask import Mask
-from secateur.core.modes import evaluating
+from secateur.core.modes import evaluating, has_fast_bfloat16
 from secateur.core.moments import Evidence, Moments
 from secateur.core.score import Score
 from secateur.core.seeds import generator
@@ -106,17 +106,21 @@ class Session:
         """
         return replace(self.task.batch("calibration", index, self.network.device), index=index)
 
-    def passes(self, index: Tensor) -> Iterator[Batch]:
+    def passes(self, index: Tensor, variant: int | None = None) -> Iterator[Batch]:
         """Fetch calibration samples, as many at a time as one pass may take.
 
         Args:
             index: which.
+            variant: the number of a mini-batch, where the task is to draw variants of its samples; None: the
+                samples as they are. The same number, seed and samples give the same variants.
 
         Yields:
             Batches of `chunk` samples.
         """
+        draw = None if variant is None else generator(self.seed, "variant", variant)
         for part in index.split(self.chunk or max(1, index.numel())):
-            yield self.batch(part)
+            batch = self.batch(part)
+            yield batch if draw is None else self.task.varied(batch, draw)
 
     def recorded(self, step: int, samples: int, rows: int) -> Sequence[Layer]:
         """Say which layers a stage records: all, or, without room for that, one group after the other.
@@ -194,12 +198,15 @@ class Session:
                 self.verified |= verify
             return Tape.join(tapes)
 
-    def gradient(self, index: Tensor, bfloat16: bool = False) -> tuple[float, dict[str, Tensor]]:
+    def gradient(
+        self, index: Tensor, bfloat16: bool = False, variant: int | None = None
+    ) -> tuple[float, dict[str, Tensor]]:
         """Differentiate the mean loss of some calibration samples at the model as it stands.
 
         Args:
             index: which samples.
             bfloat16: multiply matrices in bfloat16.
+            variant: the number of a mini-batch whose samples are varied; None: they are taken as they are.
 
         Returns:
             The loss, nats a sample, and the gradient of each layer that was reached; summed over passes
@@ -208,7 +215,7 @@ class Session:
         loss, gradients = 0.0, {}
         with self.timed("capture"):
             network = self.network
-            for batch in self.passes(index):
+            for batch in self.passes(index, variant):
                 share = batch.size / index.numel()
                 mean, found = mean_gradient(network.model, self.task, batch, network.layers, bfloat16)
                 loss += share * mean
@@ -221,28 +228,54 @@ class Session:
                         gradients[name] = gradient.mul_(share)
         return loss, gradients
 
-    def fast_gradient(self, index: Tensor) -> tuple[float, dict[str, Tensor]]:
+    def minibatch_gradient(
+        self, index: Tensor, number: int, bfloat16: bool | None
+    ) -> tuple[float, dict[str, Tensor]]:
+        """Differentiate the mean loss of a mini-batch of variants, as the task draws them.
+
+        Args:
+            index: which samples.
+            number: of the mini-batch in the run, for the seed of its variants.
+            bfloat16: multiply matrices in bfloat16; None: where the hardware does so faster, all weights are
+                in float32, and the model runs so.
+
+        Returns:
+            The loss, nats a sample, and the gradient of each layer that was reached.
+
+        Raises:
+            SecateurError: bfloat16 is asked for, and weights are not in float32.
+        """
+        single = all(weight.dtype == torch.float32 for weight in self.network.reference.values())
+        if bfloat16 and not single:
+            raise SecateurError("bfloat16 = true is for weights in float32: leave it out for this model.")
+        if bfloat16 is None and single and has_fast_bfloat16(self.network.device):
+            return self.fast_gradient(index, number)
+        return self.gradient(index, bool(bfloat16), number)
+
+    def fast_gradient(self, index: Tensor, variant: int | None = None) -> tuple[float, dict[str, Tensor]]:
         """Give the same in bfloat16, or, from the first time that fails, in the model's own precision.
 
         A model may mix types in ways that autocast cannot follow (index_put, routing between experts).
 
         Args:
             index: which samples.
+            variant: the number of a mini-batch whose samples are varied; None: they are taken as they are.
 
         Returns:
             The loss, nats a sample, and the gradient of each layer.
         """
         if not self.exact:
             try:
-                return self.gradient(index, bfloat16=True)
+                return self.gradient(index, bfloat16=True, variant=variant)
             except (SecateurError, RuntimeError, TypeError, ValueError) as error:
                 self.exact = not isinstance(error, torch.OutOfMemoryError)
-                found = self.gradient(index)  # where that fails as well, bfloat16 was not the reason
+                # Where that fails as well, bfloat16 was not the reason.
+                found = self.gradient(index, variant=variant)
                 self.notice(
                     "the model does not run in bfloat16: mini-batches are passed in its own precision."
                 )
                 return found
-        return self.gradient(index)
+        return self.gradient(index, variant=variant)
 
     def guard_loss(self, guard: Tensor) -> float | None:
         """Measure the mean loss of the guard samples at the start of a run.

@@ -1,5 +1,6 @@
 """One run from start to report: the loop, the clock, the log and the checkpoints."""
 
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -60,13 +61,12 @@ class Drive:
     def __post_init__(self) -> None:
         """Give the session its clock and its voice."""
         self.clock = Clock(self.limit)
-        self._compiling, self._evaluating = 0.0, 0.0
+        self._compiling = 0.0
         self._saved_at, self._save_seconds = -1.0, 0.0
         recalibration = self.recalibration if self.session.network.norms else None
         self.ending = Ending(self.session, self.refit, recalibration, self._evaluate, self.notice)
         self.needs: Needs | None = None  # of memory
-        self._closing = 0.0  # seconds that the last evaluation and the last files take
-        self._passing = 0.0  # seconds a sample that evaluation takes
+        self._timings: list[float] = []  # seconds a sample that evaluations took
         self._least = 0.0  # seconds a sample that a step takes at the least
         self.session.out_of_time = lambda seconds: self.clock.lacks(seconds)
         self.session.clocked = self.limit.seconds is not None
@@ -171,8 +171,7 @@ class Drive:
         self.session.seconds.update(facts["seconds"])
         self.evaluation, self.notices = facts["evaluation"], facts["notices"]
         self.clock.began = facts["began"]
-        self._least, self._closing = facts["least"], facts["closing"]
-        self._passing = facts.get("passing", 0.0)
+        self._least, self._timings, self._save_seconds = facts["least"], facts["timings"], facts["saving"]
         self.session.chunk = facts["chunk"]  # sums over passes are the same only over the same passes
         self._hold_back()
         self.session.network.write(state.mask, state.weights)
@@ -241,8 +240,8 @@ class Drive:
             "seconds": self.session.seconds,
             "evaluation": self.evaluation,
             "notices": self.notices,
-            "closing": self._closing,
-            "passing": self._passing,
+            "timings": self._timings,
+            "saving": self._save_seconds,
             "began": self.clock.began,
             "least": self._least,
             "chunk": self.session.chunk,
@@ -253,10 +252,19 @@ class Drive:
         self._save_seconds = self._saved_at - begin
         self._hold_back()
 
+    @property
+    def _passing(self) -> float:
+        """Seconds a sample that evaluation takes: as a rule, as a machine may stall once."""
+        return statistics.median_low(self._timings) if self._timings else 0.0
+
+    @property
+    def _closing(self) -> float:
+        """Seconds that the last evaluations and the last files take."""
+        passes = (0.5 + self.ending.evaluations) * self.session.task.size("evaluation")
+        return passes * self._passing + 3 * self._save_seconds + 0.2
+
     def _hold_back(self) -> None:
         """Keep time for what follows the mask, the last evaluation and the last files."""
-        passes = 0.5 + self.ending.evaluations
-        self._closing = max(self._closing, passes * self._evaluating + 3 * self._save_seconds + 0.2)
         self.clock.reserve = self._closing + self.ending.held_back(self._passing, self.limit.seconds)
 
     def _evaluate(self, subject: str) -> dict[str, float]:
@@ -264,8 +272,7 @@ class Drive:
             found = evaluate(self.session.network.model, self.session.task)
         metrics = {name: value for name, value in found.items() if name not in ("samples", "seconds")}
         self.evaluation[subject] = metrics
-        self._evaluating = max(self._evaluating, found["seconds"])
-        self._passing = max(self._passing, found["seconds"] / found["samples"])
+        self._timings.append(found["seconds"] / found["samples"])
         self._least = self._least or 4 * self._passing
         self._hold_back()
         self.emit(Evaluated(self.clock.elapsed, subject, metrics, int(found["samples"]), found["seconds"]))

@@ -98,7 +98,9 @@ def prune(
         "model": network.fingerprint(),
         "data set": _data_digest(task),
         "settings": f"{pruner!r} density={density} {allocation!r} {groups} seed={seed} "
-        f"samples={task.size('calibration')} {refit!r}" + (" recalibrate" if recalibrate else ""),
+        f"samples={task.size('calibration')} {refit!r}"
+        + (" recalibrate" if recalibrate else "")
+        + task.variation,
     }
     toml = tomli_w.dumps(dict(recipe)) if recipe is not None else None
     folder = None

@@ -1,6 +1,7 @@
 """Tasks: what a batch is, the loss of each sample, and where the data come from."""
 
 from secateur.tasks.arrays import Arrays
+from secateur.tasks.augmentation import Augmentation
 from secateur.tasks.causal_lm import CausalLM
 from secateur.tasks.classification import Classification
 from secateur.tasks.digits import Digits
@@ -14,6 +15,7 @@ from secateur.tasks.text import Text
 
 __all__ = [
     "Arrays",
+    "Augmentation",
     "CausalLM",
     "Classification",
     "Digits",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from secateur.core.errors import SecateurError, nearest
 from secateur.core.registry import register
+from secateur.tasks.augmentation import Augmentation
 from secateur.tasks.division import Division
 from secateur.tasks.preparation import read_processor
 from secateur.tasks.samples import Labelled, Normalisation, Samples
@@ -43,6 +44,8 @@ class Arrays(Source):
         division: of the samples.
         processor: a folder with a model's preprocessor_config.json (or timm's config.json), or a name on the
             hub: inputs are pictures as bytes, in grey or colour, and are prepared as that says.
+        flip: mirror each picture with probability 1/2 where gradients of mini-batches are taken.
+        shift: and move it by so many pixels in each direction, at most; evaluation is never varied.
     """
 
     path: str
@@ -54,6 +57,8 @@ class Arrays(Source):
     normalisation: Normalisation = field(default_factory=Normalisation)
     division: Division = field(default_factory=Division)
     processor: str | None = None
+    flip: bool = False
+    shift: int = 0
 
     def load(self) -> Samples:
         """Read the arrays.
@@ -79,7 +84,9 @@ class Arrays(Source):
         else:
             evaluation_pile = None if evaluation is None else self._labelled(arrays, evaluation)
         samples = self.division.divide(pile, evaluation_pile, self.normalisation, f"'{self.path}'")
-        return samples if self.processor is None else self._processed(samples, self.processor)
+        if self.processor is not None:
+            samples = self._processed(samples, self.processor)
+        return replace(samples, augmentation=Augmentation(self.flip, self.shift))
 
     def _processed(self, samples: Samples, processor: str) -> Samples:
         """Prepare pictures as a model's image processor says."""

@@ -13,6 +13,7 @@ from secateur.core.data import Data
 from secateur.core.errors import SecateurError
 from secateur.core.modes import widened
 from secateur.core.task import Batch, Split, Task
+from secateur.tasks.augmentation import Augmentation
 from secateur.tasks.division import Division
 from secateur.tasks.from_torch import read_dataset
 from secateur.tasks.labels import matching
@@ -91,6 +92,36 @@ class Classification(Task):
             f"the classes in {origin} are in another order than the model's labels, and were numbered by "
             f"their names as the model does ('{names[0]}' is {numbers[0]})."
         )
+
+    def augmented(self, *, flip: bool = False, shift: int = 0) -> "Classification":
+        """Draw variants of the pictures where gradients of mini-batches are taken, as `Augmentation` says.
+
+        Args:
+            flip: mirror each picture with probability 1/2.
+            shift: pixels that each picture is moved by in each direction, at most.
+
+        Returns:
+            A task with the same data; nothing else is varied, evaluation and guard samples among it.
+        """
+        return Classification(replace(self.samples, augmentation=Augmentation(flip, shift)))
+
+    @property
+    def variation(self) -> str:
+        """How pictures are varied; empty: not at all."""
+        augmentation = self.samples.augmentation
+        return repr(augmentation) if augmentation.varies else ""
+
+    def varied(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Draw a variant of each picture.
+
+        Args:
+            batch: the pictures, normalised.
+            generator: where the randomness comes from, on the CPU.
+
+        Returns:
+            The variants, with the same labels.
+        """
+        return replace(batch, inputs=self.samples.augmentation(batch.inputs, generator))
 
     def _remarking(self, remark: str) -> "Classification":
         """Give the same task with one more thing to tell the user."""

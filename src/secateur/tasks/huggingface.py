@@ -16,6 +16,7 @@ from torch import Tensor
 from secateur.core.errors import SecateurError, in_short, nearest
 from secateur.core.registry import register
 from secateur.pretrained import hub_answers
+from secateur.tasks.augmentation import Augmentation
 from secateur.tasks.checks import as_inputs
 from secateur.tasks.division import Division
 from secateur.tasks.pictures import Decoder, Resampling
@@ -50,6 +51,8 @@ class HuggingFace(Source):
         resampling: how pictures are resized.
         processor: a folder with a model's preprocessor_config.json (or timm's config.json), or a name on the
             hub: pictures are prepared as that says, instead of by size, crop and normalisation.
+        flip: mirror each picture with probability 1/2 where gradients of mini-batches are taken.
+        shift: and move it by so many pixels in each direction, at most; evaluation is never varied.
     """
 
     path: str
@@ -65,6 +68,8 @@ class HuggingFace(Source):
     crop: float | None = None
     resampling: Resampling = "bilinear"
     processor: str | None = None
+    flip: bool = False
+    shift: int = 0
 
     def load(self) -> Samples:
         """Read the rows.
@@ -91,6 +96,7 @@ class HuggingFace(Source):
             plan.disjoint and other != name,
             f"'{self.path}'",
             processor=prepared.processor,
+            augmentation=Augmentation(self.flip, self.shift),
         )
 
     def _split(self, splits: dict[str, Any], name: str) -> str:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from secateur.core.errors import SecateurError, nearest
 from secateur.core.registry import register
+from secateur.tasks.augmentation import Augmentation
 from secateur.tasks.division import Division
 from secateur.tasks.pictures import Decoder, Resampling
 from secateur.tasks.preparation import prepare
@@ -39,6 +40,8 @@ class Images(Source):
         resampling: how pictures are resized.
         processor: a folder with a model's preprocessor_config.json (or timm's config.json), or a name on the
             hub: pictures are prepared as that says, instead of by size, crop and normalisation.
+        flip: mirror each picture with probability 1/2 where gradients of mini-batches are taken.
+        shift: and move it by so many pixels in each direction, at most; evaluation is never varied.
     """
 
     folder: str
@@ -49,6 +52,8 @@ class Images(Source):
     crop: float | None = None
     resampling: Resampling = "bilinear"
     processor: str | None = None
+    flip: bool = False
+    shift: int = 0
 
     def load(self) -> Samples:
         """Read the pictures.
@@ -76,6 +81,7 @@ class Images(Source):
             plan.disjoint,
             origin,
             processor=prepared.processor,
+            augmentation=Augmentation(self.flip, self.shift),
         )
 
 

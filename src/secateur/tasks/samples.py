@@ -9,6 +9,7 @@ from torch import Tensor
 
 from secateur.core.errors import SecateurError
 from secateur.core.task import Split
+from secateur.tasks.augmentation import Augmentation
 from secateur.tasks.checks import as_inputs, as_labels, check_lengths
 
 
@@ -142,6 +143,7 @@ class Samples:
         origin: where the data come from, for messages and reports.
         remarks: what a user should know of how the data were read.
         processor: the image processor of transformers that prepared the pictures; None: none did.
+        augmentation: how variants of calibration samples are drawn for mini-batches; by default none are.
     """
 
     calibration: Labelled
@@ -152,12 +154,14 @@ class Samples:
     origin: str = "the data"
     remarks: tuple[str, ...] = ()
     processor: Any = None
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
         """Check that the two parts belong together.
 
         Raises:
-            SecateurError: samples differ in shape between the parts, or normalisation does not fit.
+            SecateurError: samples differ in shape between the parts, or normalisation or augmentation does
+                not fit.
         """
         shapes = [list(part.inputs.shape[1:]) for part in (self.calibration, self.evaluation)]
         if shapes[0] != shapes[1]:
@@ -167,6 +171,7 @@ class Samples:
             )
         if self.normalisation is not None:
             self.normalisation.check(self.calibration.inputs, self.origin)
+        self.augmentation.check(self.calibration.inputs, self.origin)
 
     @property
     def classes(self) -> int:

@@ -17,6 +17,8 @@ from secateur.pruners.sizes import width
 
 # A mini-batch is this share of the pool at most, as in averaging.
 _SHARE = 16
+# Over samples that are not varied.
+_PASSES = 10.0
 NOTHING = (
     "the gradient steps found nothing better, or had no time to, and kept the weights as they were: give "
     "more time, more calibration samples or another refit."
@@ -45,11 +47,14 @@ class GradientSteps(Refit):
     Attributes:
         rate: e > 0.
         steps: how many, for a run without a budget of seconds.
-        passes: over the calibration samples, at most: more would fit them alone; None: no bound.
+        passes: over the calibration samples, at most: more would fit them alone; None = 10, or no bound
+            where the task draws variants of them; infinity = no bound.
         time: share of a budget of seconds that is held back for the refit, in [0, 1).
         samples: in a mini-batch; None = 500, or a sixteenth of the data where that is less.
         batches: says how many guard samples are held back: as many as the pruner held back, or it has
             seen them.
+        bfloat16: multiply matrices in bfloat16; None = where the hardware does so faster and the
+            weights are in float32. Noise of mini-batches hides the rounding.
 
     Raises:
         SecateurError: a number out of range.
@@ -57,10 +62,11 @@ class GradientSteps(Refit):
 
     rate: float = 0.01
     steps: int = 200
-    passes: float | None = 10.0
+    passes: float | None = None
     time: float = 0.4
     samples: int | None = None
     batches: Batches = field(default_factory=Batches)
+    bfloat16: bool | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -106,7 +112,7 @@ class GradientSteps(Refit):
         for step, (progress, index) in enumerate(self._draws(session, pool, size), 1):
             for group, rate in zip(adam.param_groups, rates.values(), strict=True):
                 group["lr"] = rate * (0.5 + 0.5 * math.cos(math.pi * progress))
-            gradients = session.gradient(index)[1]
+            gradients = session.minibatch_gradient(index, step - 1, self.bfloat16)[1]
             for name in mask:
                 found = gradients.get(name)
                 values[name].grad = None if found is None else found.to(values[name]).mul_(mask[name])
@@ -127,7 +133,8 @@ class GradientSteps(Refit):
         """Give mini-batches while there is time, each with the share of the time that is spent."""
         whole = session.remaining()
         most = self.steps if whole is None else None
-        bound = math.inf if self.passes is None else math.ceil(self.passes * pool.numel() / size)
+        passes = self.passes or (math.inf if session.task.variation else _PASSES)
+        bound = math.inf if passes == math.inf else math.ceil(passes * pool.numel() / size)
         cursor, step = (0, 0), 0
         while step < min(bound, math.inf if most is None else most):
             left = session.remaining()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,30 +25,39 @@ from secateur.pruners.damping import check_damping, note_few, solvable
 from secateur.pruners.refit import Refit
 from secateur.pruners.session import Session
 
+Target = Literal["network", "layer"]
+
 _BYTES = 2**28  # of the systems that are solved together
 
 
 @register("refit", "least-squares")
 @dataclass(frozen=True)
 class LeastSquares(Refit):
-    """Least squares of each layer's output error, decoder layer after decoder layer.
+    """Least squares of each layer's output error, layer after layer.
 
-    With the inputs x of a layer in the pruned network, H = sum x x' + damping * mean(diag) * I, the trained
+    With the inputs x of a layer in the pruned network and x0 those in the trained one, sums over all
+    positions H = sum x x' + d I and C = sum x0 x', d = damping * mean(diag sum x x'), the trained
     weights w0 and the set K of those that are kept, each row becomes the minimiser of
 
-        (w - w0)' H (w - w0)  over w that are 0 outside K:   H_KK w_K = (H w0)_K
+        sum (w.x - w0.x0)^2 + d |w - w0|^2  over w that are 0 outside K:   H_KK w_K = (C' w0 + d w0)_K
 
-    so that the damping draws the kept weights to the trained ones. The inputs are those that the layers
-    before give with their pruned and refitted weights. Rows are solved together: in layers of up to `direct`
-    inputs by Cholesky factors, in wider ones by conjugate gradients, of which every step is a product with H.
-    The smaller layer errors need not make a smaller loss: where a mask was chosen by the loss itself, this
-    refit can undo what it gained.
+    so that a layer makes up for the errors of those before it (He, Zhang and Sun 2017, arXiv:1707.06168,
+    for whole channels), and the damping draws the kept weights to the trained ones. The inputs x are those
+    that the layers before give with their pruned and refitted weights. With target ``"layer"`` x stands for
+    x0: what the layer would give with its trained weights, on inputs that are wrong already. Rows are
+    solved together: in layers of up to `direct` inputs by Cholesky factors, in wider ones by conjugate
+    gradients, of which every step is a product with H. The smaller layer errors need not make a smaller
+    loss: where a mask was chosen by the loss itself, this refit can undo what it gained.
 
-    Memory beyond the model: the hidden state of every calibration sample once, the Gram matrices of one
-    decoder layer, the new weights, and up to 256 MiB of systems, or four numbers in float64 for each
-    weight of a layer that is solved by conjugate gradients.
+    Memory beyond the model: the hidden state of every calibration sample, H and C of layers with the same
+    inputs, the new weights, and up to 256 MiB of systems, or four numbers in float64 for each weight of a
+    layer that is solved by conjugate gradients. With target ``"network"`` also the hidden states of the
+    trained network, what a pass gives those layers in it, and the weights of a decoder layer.
 
     Attributes:
+        target: what a layer is to reproduce: ``"network"``, its outputs in the trained network;
+            ``"layer"``, those of its trained weights on its present inputs, which takes half the passes. Of
+            experts it is always the latter: they get other positions than in the trained network.
         damping: added to the diagonal, as a fraction of its mean.
         samples: calibration samples used; None: 128, or all there are.
         memory: bound on the Gram matrices that are held at a time, in GiB, though one is always.
@@ -59,6 +69,7 @@ class LeastSquares(Refit):
         SecateurError: a number out of range.
     """
 
+    target: Target = "network"
     damping: float = 0.01
     samples: int | None = None
     memory: float = 8.0
@@ -67,7 +78,11 @@ class LeastSquares(Refit):
     tolerance: float = 1e-6
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check the settings."""
+        if self.target not in get_args(Target):
+            raise SecateurError(
+                f"target of the refit is one of {', '.join(get_args(Target))}, not '{self.target}'."
+            )
         check_damping(self.damping)
         if self.samples is not None and self.samples < 1:
             raise SecateurError(f"samples must be at least 1, not {self.samples}.")
@@ -92,8 +107,9 @@ class LeastSquares(Refit):
 
     def records(self, session: Session, *, least: bool) -> int:
         """Hidden states, Gram matrices, and systems in float64."""
-        gram = gram_records(session, least)
-        return state_bytes(session, self.samples) + gram + max(2 * gram_records(session, True), 2**28)
+        gram, states = gram_records(session, least), state_bytes(session, self.samples)
+        solving = max(2 * gram_records(session, True), 2**28)
+        return (1 + (self.target == "network")) * (states + gram) + solving
 
     def __call__(self, session: Session, mask: Mask, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Refit one decoder layer after the other, and write it to the model.
@@ -115,6 +131,7 @@ class LeastSquares(Refit):
             network.layers,
             gram=True,
             limit=gram_room(session, self.memory, self.samples),
+            trained=network.reference if self.target == "network" else None,
         )
         refitted: dict[str, Tensor] = {}
         for group, moments in groups:
@@ -149,32 +166,41 @@ class LeastSquares(Refit):
                 live = gram.diagonal() > 0  # weights of inputs that are always 0 can be anything
                 if bool(live.any()):
                     matrix = solvable(session, name, gram[live][:, live], self.damping)
-                    pieces = (mask[name][rows], trained[rows], now)
-                    now[:, live] = self._solve(session, name, matrix, *(piece[:, live] for piece in pieces))
+                    target = _target(sums, trained[rows], live, matrix)
+                    kept = mask[name][rows][:, live]
+                    now[:, live] = self._solve(session, name, matrix, kept, target, now[:, live])
             found[name] = torch.where(mask[name], new, 0)
         return found
 
     def _solve(
-        self, session: Session, name: str, matrix: Tensor, kept: Tensor, trained: Tensor, now: Tensor
+        self, session: Session, name: str, matrix: Tensor, kept: Tensor, target: Tensor, now: Tensor
     ) -> Tensor:
         """Solve the rows of a layer one way or the other."""
         if len(matrix) <= self.direct:
-            return solve_rows(matrix, kept, trained.double()).to(trained.dtype)
-        found, left = descend_rows(
-            matrix, kept, trained.double(), now.double(), self.iterations, self.tolerance
-        )
+            return solve_rows(matrix, kept, target).to(now.dtype)
+        found, left = descend_rows(matrix, kept, target, now.double(), self.iterations, self.tolerance)
         if left > self.tolerance:
             session.notice(
                 f"the refit of layer '{name}' ended after {self.iterations} iterations at a relative "
                 f"residual of {left:.1g}: allow more iterations, or use more damping."
             )
-        return found.to(trained.dtype)
+        return found.to(now.dtype)
+
+
+def _target(sums: Moments, trained: Tensor, live: Tensor, matrix: Tensor) -> Float[Tensor, "o i"]:
+    """Give the right-hand sides C' w0 + d w0 of the live inputs' equations, H w0 where there is no C."""
+    weight = trained.double()
+    if sums.cross is None:
+        return weight[:, live] @ matrix
+    assert sums.gram is not None
+    damping = matrix.diagonal() - sums.gram.diagonal()[live]
+    return weight @ sums.cross[:, live].double() + weight[:, live] * damping
 
 
 def solve_rows(
-    matrix: Float[Tensor, "i i"], kept: Bool[Tensor, "o i"], trained: Float[Tensor, "o i"]
+    matrix: Float[Tensor, "i i"], kept: Bool[Tensor, "o i"], target: Float[Tensor, "o i"]
 ) -> Float[Tensor, "o i"]:
-    """Minimise (w - w0)' H (w - w0) over the kept weights of each row, by Cholesky factors.
+    """Minimise w'H w / 2 - b.w over the kept weights of each row, by Cholesky factors.
 
     Rows that keep about as many weights are solved together, each with its own system, which is filled up
     to the size of the largest with equations w = 0.
@@ -182,13 +208,12 @@ def solve_rows(
     Args:
         matrix: H, positive definite.
         kept: the weights that are kept.
-        trained: w0.
+        target: b.
 
     Returns:
         The weights, 0 where pruned.
     """
-    found = torch.zeros_like(trained)
-    target = trained @ matrix
+    found = torch.zeros_like(target)
     order = kept.sum(1).argsort(stable=True)
     # The positions that a row keeps, in front and ascending.
     places = (~kept).to(torch.uint8).argsort(dim=1, stable=True)
@@ -211,12 +236,12 @@ def solve_rows(
 def descend_rows(
     matrix: Float[Tensor, "i i"],
     kept: Bool[Tensor, "o i"],
-    trained: Float[Tensor, "o i"],
+    target: Float[Tensor, "o i"],
     start: Float[Tensor, "o i"],
     iterations: int,
     tolerance: float,
 ) -> tuple[Float[Tensor, "o i"], float]:
-    """Minimise (w - w0)' H (w - w0) over the kept weights of each row, by conjugate gradients.
+    """Minimise w'H w / 2 - b.w over the kept weights of each row, by conjugate gradients.
 
     They are preconditioned with the diagonal, and all rows share each product with H. The error of no row
     ever rises, so that what they are stopped at is no worse than the start.
@@ -224,7 +249,7 @@ def descend_rows(
     Args:
         matrix: H, positive definite.
         kept: the weights that are kept.
-        trained: w0.
+        target: b.
         start: where to start from.
         iterations: steps at most.
         tolerance: residual at which a row is solved, relative to its right-hand side.
@@ -233,8 +258,8 @@ def descend_rows(
         The weights, 0 where pruned, and the largest relative residual that is left.
     """
     weights = torch.where(kept, start, 0)
-    residual = torch.where(kept, (trained - weights) @ matrix, 0)
-    scale = torch.where(kept, trained @ matrix, 0).norm(dim=1).clamp(min=torch.finfo(matrix.dtype).tiny)
+    residual = torch.where(kept, target - weights @ matrix, 0)
+    scale = torch.where(kept, target, 0).norm(dim=1).clamp(min=torch.finfo(matrix.dtype).tiny)
     steep = residual / matrix.diagonal()
     direction, energy = steep, (residual * steep).sum(1)
     left = float((residual.norm(dim=1) / scale).max())
