@@ -58,6 +58,7 @@ AVERAGING: dict[str, Pruner] = {
 EXCHANGING: dict[str, Pruner] = {
     "blocks alone": BLOCKS,
     "gradient multiplier 1": replace(BLOCKS, stage=Stage(multiplier=1.0)),
+    "gains predicted for each block": replace(BLOCKS, stage=Stage(refresh=1)),
     "4 blocks a stage": replace(BLOCKS, stage=Stage(blocks=4)),
     "24 blocks a stage": replace(BLOCKS, stage=Stage(blocks=24)),
     "blocks of 256": replace(BLOCKS, stage=Stage(blocks=48, block_size=256)),
