@@ -363,7 +363,7 @@ def all_inputs(model, task, batches, layers):
 
     def hear(name, inputs):
         if inputs.patches is None:
-            rows[name].append(inputs.tensor.flatten(0, -2).clone())
+            rows[name].append(inputs.tensor.reshape(-1, inputs.tensor.shape[-1]).clone())
         else:
             x = inputs.patches.padded(inputs.tensor)
             rows[name].append(inputs.patches.windows(x).flatten(5).flatten(1, 4).mT.flatten(0, 1).clone())
@@ -393,3 +393,32 @@ def test_experts_have_no_products_with_the_trained_networks_inputs():
         assert len({id(layer.parameter) for layer in group if layer.slot is not None}) <= 1
         seen += [layer.name for layer in group]
     assert sorted(seen) == sorted(trained)
+
+
+class OneByOne(nn.Module):
+    """Passes samples one by one, so that its layers run as often as there are samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 5), nn.Linear(5, 4)
+
+    def forward(self, x):
+        return torch.stack([self.second(self.first(sample).tanh()) for sample in x])
+
+
+@pytest.mark.parametrize("with_trained", [False, True])
+def test_layers_that_run_once_a_sample_give_all_of_their_inputs(with_trained):
+    net = networks.furnish(OneByOne(), (6,), 0, 40)
+    layers, batches = find_layers(net.model), batches_of(net.task, 20)
+    trained = {layer.name: layer.weight.detach().clone() for layer in layers}
+    replay = Replay(
+        net.model, net.task, batches, layers, gram=True, trained=trained if with_trained else None
+    )
+    for number, group in enumerate(replay.groups):
+        found = replay.moments(number)
+        for layer in group:
+            x = torch.cat(all_inputs(net.model, net.task, batches, layers)[layer.name])
+            assert found[layer.name].count == len(x) == net.task.size("calibration")
+            torch.testing.assert_close(found[layer.name].gram, x.T @ x)
+            if with_trained:
+                torch.testing.assert_close(found[layer.name].cross, x.T @ x)

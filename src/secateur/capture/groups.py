@@ -1,12 +1,12 @@
 """Groups of layers whose inputs are recorded together, in the order in which a model runs them."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
 
-from secateur.core.inputs import Inputs
+from secateur.core.inputs import Inputs, Latest
 from secateur.core.layer import Layer
 
 
@@ -16,14 +16,12 @@ class Order:
 
     Attributes:
         places: when each layer, by name, and each decoder layer, by number, first ran.
-        sources: number of the tensor that a layer was first given; those with the same have the same.
-        calls: how often each layer ran.
+        sources: when the first of the layers ran that were given the same inputs as a layer was at first.
     """
 
     places: dict[str | int, int] = field(default_factory=dict)
     sources: dict[str, int] = field(default_factory=dict)
-    calls: Counter[str] = field(default_factory=Counter)
-    _latest: tuple[Inputs, int] | None = None
+    _latest: Latest[int] = field(default_factory=Latest)
 
     def reach(self, number: int) -> None:
         """Note that a decoder layer runs.
@@ -40,12 +38,8 @@ class Order:
             name: the layer.
             inputs: that it is given.
         """
-        latest = self._latest
-        number = len(self.places) if latest is None or not latest[0].same_as(inputs) else latest[1]
-        self._latest = (inputs, number)  # held, so that no other tensor takes its place in memory
-        self.places.setdefault(name, len(self.places))
-        self.sources.setdefault(name, number)
-        self.calls[name] += 1
+        place = self.places.setdefault(name, len(self.places))
+        self.sources.setdefault(name, self._latest.of(inputs, lambda: place))
 
     def of(self, layer: Layer) -> int:
         """Say when a layer runs.

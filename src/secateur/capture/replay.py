@@ -1,6 +1,6 @@
 """Inputs of layers, one decoder layer after the other, while the layers before are changed."""
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -14,7 +14,7 @@ from secateur.capture.inputs import Listener, listening
 from secateur.capture.stubs import alike, copied, sampled, stubbed
 from secateur.capture.sums import Sums
 from secateur.core.errors import SecateurError
-from secateur.core.inputs import Inputs
+from secateur.core.inputs import Inputs, Latest
 from secateur.core.layer import Layer
 from secateur.core.modes import evaluating
 from secateur.core.moments import Moments
@@ -150,53 +150,30 @@ class Replay:
         for place, batch in enumerate(self._batches):
             if self._trained is not None:
                 sums.trained = self._trained_inputs(group, at, place)
-            with self._running(self._until(group, sums.add)):
+            with self._running(sums.add):
                 self._passed[place] = self._through(batch, at, self._passed[place])
         return sums.close(group)
-
-    def _until(self, group: Sequence[Layer], listener: Listener) -> Listener:
-        """Pass inputs on, and break the pass off when a group's layers have run as often as on one sample."""
-        if any(layer.slot is not None for layer in group):  # experts run as often as positions come to them
-            return listener
-        left = Counter({layer.name: self._order.calls[layer.name] for layer in group})
-
-        def hear(name: str, inputs: Inputs) -> None:
-            listener(name, inputs)
-            if name in left:
-                left[name] -= 1
-                if not any(left.values()):
-                    raise _Stop
-
-        return hear
 
     def _through(self, batch: Batch, at: int | None, passed: _Passed) -> _Passed:
         """Run a batch as far as a group needs."""
         if not (at is None or self.whole):
             return self._pass(batch, at, passed if passed[0] < at else _NOT_PASSED)  # or somebody goes back
-        try:
-            losses = self._task.losses(self._task.forward(self._model, batch), batch.targets)
-            check_losses(losses, "calibration samples", batch.index)
-        except _Stop:
-            pass
+        losses = self._task.losses(self._task.forward(self._model, batch), batch.targets)
+        check_losses(losses, "calibration samples", batch.index)
         return passed
 
     def _trained_inputs(self, group: Sequence[Layer], at: int | None, place: int) -> dict[str, deque[Inputs]]:
         """Give what a batch gives the layers of a group in the trained network, call by call."""
         found: dict[str, deque[Inputs]] = {layer.name: deque() for layer in group if layer.slot is None}
-        latest: tuple[Inputs, int | None, Inputs] | None = None
+        latest: Latest[Inputs] = Latest()
 
         def keep(name: str, inputs: Inputs) -> None:
-            nonlocal latest
-            if name not in found:
-                return
-            version = inputs.version
-            if latest is None or version is None or latest[1] != version or not latest[0].same_as(inputs):
-                # Copied, as the model may go on in the same memory.
-                latest = (inputs, version, replace(inputs, tensor=inputs.tensor.clone()))
-            found[name].append(latest[2])
+            if name in found:  # copied, as the model may go on in the same memory
+                copy = latest.of(inputs, lambda: replace(inputs, tensor=inputs.tensor.clone()))
+                found[name].append(copy)
 
         level = self._trained_passed[place][0]
-        with self._as_trained(at, level), self._running(self._until(group, keep)):
+        with self._as_trained(at, level), self._running(keep):
             self._trained_passed[place] = self._through(self._batches[place], at, self._trained_passed[place])
         return found
 

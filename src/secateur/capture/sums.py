@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from secateur.core.errors import SecateurError
-from secateur.core.inputs import Inputs
+from secateur.core.inputs import Inputs, Latest
 from secateur.core.layer import Layer, unreached
 from secateur.core.moments import Moments
 
@@ -28,7 +28,7 @@ class Sums:
     wanted: set[str]
     found: dict[str, Moments] = field(default_factory=dict)
     trained: dict[str, deque[Inputs]] = field(default_factory=dict)
-    _input: tuple[Inputs, int | None, Moments] | None = None
+    _latest: Latest[Moments] = field(default_factory=Latest)
     _sum: tuple[Moments, Moments, Moments] | None = None
 
     def add(self, name: str, inputs: Inputs) -> None:
@@ -42,12 +42,7 @@ class Sums:
             return
         calls = self.trained.get(name)
         trained = calls.popleft() if calls else None
-        version, last = inputs.version, self._input
-        if last is not None and version is not None and last[0].same_as(inputs) and last[1] == version:
-            new = last[2]
-        else:
-            new = inputs.moments(self.gram, trained)
-            self._input = (inputs, version, new)  # held, so that no other tensor takes its place in memory
+        new = self._latest.of(inputs, lambda: inputs.moments(self.gram, trained))
         old = self.found.get(name)
         if old is None:
             self.found[name] = new

@@ -56,19 +56,22 @@ def _by_element(session: Session) -> list[list[Layer]] | None:
     return [[x for x in session.network.layers if id(x.modules[0]) in part] for part in parts]
 
 
-def gram_room(session: Session, memory: float, samples: int | None) -> int:
+def gram_room(session: Session, memory: float, samples: int | None, networks: int = 1) -> int:
     """Say how many bytes of Gram matrices may be held at a time.
 
     Args:
         session: knows what the run may take.
         memory: bound of the method, GiB.
         samples: as `calibration_samples` takes them.
+        networks: of how many the hidden states are held.
 
     Returns:
         The bytes.
     """
     bound = int(memory * 2**30)
-    return bound if session.room is None else max(0, min(bound, session.room - state_bytes(session, samples)))
+    if session.room is None:
+        return bound
+    return max(0, min(bound, session.room - networks * state_bytes(session, samples)))
 
 
 def calibration_samples(session: Session, samples: int | None) -> Int[Tensor, " s"]:

@@ -171,7 +171,8 @@ class Drive:
         self.session.seconds.update(facts["seconds"])
         self.evaluation, self.notices = facts["evaluation"], facts["notices"]
         self.clock.began = facts["began"]
-        self._least, self._timings, self._save_seconds = facts["least"], facts["timings"], facts["saving"]
+        self._least = facts["least"]
+        self._timings, self._save_seconds = facts.get("timings", []), facts.get("saving", 0.0)
         self.session.chunk = facts["chunk"]  # sums over passes are the same only over the same passes
         self._hold_back()
         self.session.network.write(state.mask, state.weights)

@@ -1,4 +1,4 @@
-"""The layer-wise refit: kept weights that reproduce the trained layer's outputs best."""
+"""The layer-wise refit: kept weights that reproduce the outputs of the trained network best."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -109,10 +109,15 @@ class LeastSquares(Refit):
         """Hidden states, Gram matrices, and systems in float64."""
         gram, states = gram_records(session, least), state_bytes(session, self.samples)
         solving = max(2 * gram_records(session, True), 2**28)
-        return (1 + (self.target == "network")) * (states + gram) + solving
+        return self._networks * (states + gram) + solving
+
+    @property
+    def _networks(self) -> int:
+        """How many have hidden states, and a matrix for each layer: the pruned one, and the trained one."""
+        return 2 if self.target == "network" else 1
 
     def __call__(self, session: Session, mask: Mask, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Refit one decoder layer after the other, and write it to the model.
+        """Refit one layer after the other, and write it to the model.
 
         Args:
             session: what to work with; where time runs out, the layers that are left keep their weights.
@@ -130,7 +135,7 @@ class LeastSquares(Refit):
             list(session.passes(index)),
             network.layers,
             gram=True,
-            limit=gram_room(session, self.memory, self.samples),
+            limit=gram_room(session, self.memory, self.samples, self._networks),
             trained=network.reference if self.target == "network" else None,
         )
         refitted: dict[str, Tensor] = {}
