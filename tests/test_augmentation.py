@@ -260,18 +260,18 @@ def test_sources_of_pictures_have_the_fields(tmp_path: Path, kind):
     pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
     if kind == "arrays":
         np.savez(tmp_path / "a.npz", x=pixels, y=np.arange(12) % 2)
-        source = Arrays(str(tmp_path / "a.npz"), channels_last=True, flip=True, shift=3)
+        source = Arrays(str(tmp_path / "a.npz"), channels_last=True, augmentation=Augmentation(True, 3))
     elif kind == "images":
         for at, picture in enumerate(pixels):
             (tmp_path / "p" / f"{at % 2}").mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(tmp_path / "p" / f"{at % 2}" / f"{at}.png")
-        source = Images(str(tmp_path / "p"), flip=True, shift=3)
+        source = Images(str(tmp_path / "p"), augmentation=Augmentation(True, 3))
     else:
         datasets = pytest.importorskip("datasets")
         columns = {"x": pixels.tolist(), "label": [at % 2 for at in range(12)]}
         datasets.Dataset.from_dict(columns).save_to_disk(str(tmp_path / "d"))
-        source = HuggingFace(str(tmp_path / "d"), flip=True, shift=2)
-    assert source.load().augmentation == Augmentation(True, source.shift)
+        source = HuggingFace(str(tmp_path / "d"), augmentation=Augmentation(True, 2))
+    assert source.load().augmentation == source.augmentation == Augmentation(True, source.augmentation.shift)
 
 
 def test_the_command_line_reaches_them(tmp_path: Path, monkeypatch, capsys):
@@ -285,12 +285,12 @@ def test_the_command_line_reaches_them(tmp_path: Path, monkeypatch, capsys):
     )
 
     def words(data):
-        fields = ["--data.flip", "true", "--data.shift", "2", "--density", "0.5", "--budget", "2steps"]
+        fields = ["--flip", "true", "--shift", "2", "--density", "0.5", "--budget", "2steps"]
         return ["prune", "--model", "net.py:make", "--data", data, *fields, "--quiet", "--out", "run"]
 
     assert run(words("p.npz")) == 0
     assert json.loads(Path("run/report.json").read_text())["steps"] == 2
-    assert load("run").data == Arrays(str(Path("p.npz").resolve()), flip=True, shift=2)
+    assert load("run").data == Arrays(str(Path("p.npz").resolve()), augmentation=Augmentation(True, 2))
     assert prepare(load("run")).task.variation == "Augmentation(flip=True, shift=2)"
     assert run([*words("rows.npz")[:-1], "other"]) != 0
     said = " ".join(capsys.readouterr().err.split())
@@ -301,8 +301,8 @@ def test_the_command_line_reaches_them(tmp_path: Path, monkeypatch, capsys):
 def test_recipes_of_pictures_have_them_and_the_digits_do_not():
     for name, wanted in (("cifar-resnet20", (True, 4)), ("deit", (True, 16))):
         data = load(name, assets="somewhere").data
-        assert (data.flip, data.shift) == wanted
-    assert not hasattr(load("digits-cnn").data, "flip")
+        assert data.augmentation == Augmentation(*wanted)
+    assert not hasattr(load("digits-cnn").data, "augmentation")
 
 
 # Refits in bfloat16.

@@ -120,14 +120,13 @@ class Moments:
         Returns:
             The sums.
         """
-        sums = (
-            patches.sums(x),
-            patches.sums(x.square()),
-            patches.gram(x) if gram else None,
-            None if trained is None else patches.cross(trained, x),
-        )
-        only = (each if each is None or patches.groups > 1 else each[0] for each in sums)
-        return cls(patches.positions(x), *only)  # type: ignore[arg-type]
+        total, squares = patches.sums(x), patches.sums(x.square())
+        products = patches.gram(x) if gram else None
+        cross = None if trained is None else patches.cross(trained, x)
+        if patches.groups == 1:
+            total, squares = total[0], squares[0]
+            products, cross = (None if each is None else each[0] for each in (products, cross))
+        return cls(patches.positions(x), total, squares, products, cross)
 
     def __add__(self, other: "Moments") -> "Moments":
         """Join the sums over two sets of positions."""

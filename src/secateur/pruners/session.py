@@ -249,33 +249,24 @@ class Session:
         if bfloat16 and not single:
             raise SecateurError("bfloat16 = true is for weights in float32: leave it out for this model.")
         if bfloat16 is None and single and has_fast_bfloat16(self.network.device):
-            return self.fast_gradient(index, number)
+            return self._fast_gradient(index, number)
         return self.gradient(index, bool(bfloat16), number)
 
-    def fast_gradient(self, index: Tensor, variant: int | None = None) -> tuple[float, dict[str, Tensor]]:
-        """Give the same in bfloat16, or, from the first time that fails, in the model's own precision.
-
-        A model may mix types in ways that autocast cannot follow (index_put, routing between experts).
-
-        Args:
-            index: which samples.
-            variant: the number of a mini-batch whose samples are varied; None: they are taken as they are.
-
-        Returns:
-            The loss, nats a sample, and the gradient of each layer.
-        """
+    def _fast_gradient(self, index: Tensor, number: int) -> tuple[float, dict[str, Tensor]]:
+        """Give it in bfloat16, or, from the first time that fails, in the model's own precision."""
+        # A model may mix types in ways that autocast cannot follow (index_put, routing between experts).
         if not self.exact:
             try:
-                return self.gradient(index, bfloat16=True, variant=variant)
+                return self.gradient(index, bfloat16=True, variant=number)
             except (SecateurError, RuntimeError, TypeError, ValueError) as error:
                 self.exact = not isinstance(error, torch.OutOfMemoryError)
                 # Where that fails as well, bfloat16 was not the reason.
-                found = self.gradient(index, variant=variant)
+                found = self.gradient(index, variant=number)
                 self.notice(
                     "the model does not run in bfloat16: mini-batches are passed in its own precision."
                 )
                 return found
-        return self.gradient(index, variant=variant)
+        return self.gradient(index, variant=number)
 
     def guard_loss(self, guard: Tensor) -> float | None:
         """Measure the mean loss of the guard samples at the start of a run.

@@ -44,8 +44,7 @@ class Arrays(Source):
         division: of the samples.
         processor: a folder with a model's preprocessor_config.json (or timm's config.json), or a name on the
             hub: inputs are pictures as bytes, in grey or colour, and are prepared as that says.
-        flip: mirror each picture with probability 1/2 where gradients of mini-batches are taken.
-        shift: and move it by so many pixels in each direction, at most; evaluation is never varied.
+        augmentation: how pictures are varied where gradients of mini-batches are taken; by default not.
     """
 
     path: str
@@ -57,8 +56,7 @@ class Arrays(Source):
     normalisation: Normalisation = field(default_factory=Normalisation)
     division: Division = field(default_factory=Division)
     processor: str | None = None
-    flip: bool = False
-    shift: int = 0
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
     def load(self) -> Samples:
         """Read the arrays.
@@ -86,7 +84,7 @@ class Arrays(Source):
         samples = self.division.divide(pile, evaluation_pile, self.normalisation, f"'{self.path}'")
         if self.processor is not None:
             samples = self._processed(samples, self.processor)
-        return replace(samples, augmentation=Augmentation(self.flip, self.shift))
+        return replace(samples, augmentation=self.augmentation)
 
     def _processed(self, samples: Samples, processor: str) -> Samples:
         """Prepare pictures as a model's image processor says."""

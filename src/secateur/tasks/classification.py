@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +17,7 @@ from secateur.tasks.augmentation import Augmentation
 from secateur.tasks.division import Division
 from secateur.tasks.from_torch import read_dataset
 from secateur.tasks.labels import matching
+from secateur.tasks.logits import as_logits, refuse_inputs
 from secateur.tasks.samples import Labelled, Normalisation, Samples
 
 # Numbers in the inputs of a pass, at most, where samples are pictures: 2,730 of 32 x 32, 55 of 224 x 224.
@@ -237,16 +238,15 @@ class Classification(Task):
     def forward(self, model: nn.Module, batch: Batch) -> Float[Tensor, "s c"]:
         """Run the model, in the floating-point type of its weights.
 
+        A model that cannot be run on the inputs is refused with a `SecateurError`, and one whose outputs
+        are not one row of logits a sample, are NaN or infinite, or fewer than there are classes.
+
         Args:
             model: the network; it returns logits, or an object that has them as `.logits`.
             batch: the samples.
 
         Returns:
             The logits.
-
-        Raises:
-            SecateurError: the model cannot be run on the inputs; or its outputs are not one row of
-                logits a sample, are NaN or infinite, or fewer than there are classes.
         """
         inputs = batch.inputs
         kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
@@ -255,48 +255,8 @@ class Classification(Task):
         try:
             returned = model(inputs)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            self._misfit(inputs, error)
-        outputs = returned if isinstance(returned, Tensor) else getattr(returned, "logits", None)
-        if not isinstance(outputs, Tensor):
-            raise SecateurError(
-                f"the model returns a {type(returned).__name__}: classification needs a tensor of logits "
-                "[samples, classes], or an object that has one as .logits."
-            )
-        self._check(outputs, batch.size)
-        return outputs
-
-    def _misfit(self, inputs: Tensor, error: Exception) -> NoReturn:
-        """Say that the model does not take the inputs; a fault of the device is passed on as it is."""
-        if isinstance(error, SecateurError | torch.OutOfMemoryError):
-            raise error
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        if "CUDA error" in said:
-            raise error
-        raise SecateurError(
-            f"the model cannot be run on {self.samples.origin}, inputs of shape {list(inputs.shape)} "
-            f"({said}): check that data and model belong together, and that the inputs have the shape it "
-            "takes (in a recipe, flat = true, channels, channels_last and size change it)."
-        ) from error
-
-    def _check(self, outputs: Tensor, samples: int) -> None:
-        """Refuse outputs that no cross-entropy can be computed from."""
-        if outputs.dim() != 2 or outputs.shape[0] != samples or outputs.shape[1] < 2:
-            raise SecateurError(
-                f"the model's outputs have the shape {list(outputs.shape)} for {samples} samples: "
-                f"classification needs one row of at least two logits a sample, [{samples}, classes]."
-            )
-        if outputs.shape[1] < self.samples.classes:
-            raise SecateurError(
-                f"labels in {self.samples.origin} go up to {self.samples.classes - 1}, but the model has "
-                f"only {outputs.shape[1]} outputs: is it the right model for these data, and do labels "
-                "start at 0?"
-            )
-        if not torch.isfinite(outputs).all():
-            bad = int((~torch.isfinite(outputs)).any(1).sum())
-            raise SecateurError(
-                f"the model's outputs are NaN or infinite for {bad} of {samples} samples: check the "
-                "weights, and the normalisation of the inputs."
-            )
+            refuse_inputs(inputs, error, self.samples.origin)
+        return as_logits(returned, batch.size, self.samples.classes, self.samples.origin)
 
     def losses(self, outputs: Float[Tensor, "s c"], targets: Int[Tensor, " s"]) -> Float[Tensor, " s"]:
         """Compute the cross-entropy of each sample.

@@ -51,8 +51,7 @@ class HuggingFace(Source):
         resampling: how pictures are resized.
         processor: a folder with a model's preprocessor_config.json (or timm's config.json), or a name on the
             hub: pictures are prepared as that says, instead of by size, crop and normalisation.
-        flip: mirror each picture with probability 1/2 where gradients of mini-batches are taken.
-        shift: and move it by so many pixels in each direction, at most; evaluation is never varied.
+        augmentation: how pictures are varied where gradients of mini-batches are taken; by default not.
     """
 
     path: str
@@ -68,8 +67,7 @@ class HuggingFace(Source):
     crop: float | None = None
     resampling: Resampling = "bilinear"
     processor: str | None = None
-    flip: bool = False
-    shift: int = 0
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
     def load(self) -> Samples:
         """Read the rows.
@@ -96,7 +94,7 @@ class HuggingFace(Source):
             plan.disjoint and other != name,
             f"'{self.path}'",
             processor=prepared.processor,
-            augmentation=Augmentation(self.flip, self.shift),
+            augmentation=self.augmentation,
         )
 
     def _split(self, splits: dict[str, Any], name: str) -> str:

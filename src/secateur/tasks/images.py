@@ -40,8 +40,7 @@ class Images(Source):
         resampling: how pictures are resized.
         processor: a folder with a model's preprocessor_config.json (or timm's config.json), or a name on the
             hub: pictures are prepared as that says, instead of by size, crop and normalisation.
-        flip: mirror each picture with probability 1/2 where gradients of mini-batches are taken.
-        shift: and move it by so many pixels in each direction, at most; evaluation is never varied.
+        augmentation: how pictures are varied where gradients of mini-batches are taken; by default not.
     """
 
     folder: str
@@ -52,8 +51,7 @@ class Images(Source):
     crop: float | None = None
     resampling: Resampling = "bilinear"
     processor: str | None = None
-    flip: bool = False
-    shift: int = 0
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
     def load(self) -> Samples:
         """Read the pictures.
@@ -81,7 +79,7 @@ class Images(Source):
             plan.disjoint,
             origin,
             processor=prepared.processor,
-            augmentation=Augmentation(self.flip, self.shift),
+            augmentation=self.augmentation,
         )
 
 
