@@ -5,13 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from secateur import Classification, OneShot, prune
 from secateur.allocation import ERK, Global, SpareOutput, Uniform
 from secateur.core.budget import Budget, as_grouping
 from secateur.core.errors import SecateurError
+from secateur.core.layer import find_layers
 from secateur.core.linear import LinearTape
 from secateur.core.moments import Evidence
 from secateur.core.score import relative_rank
 from secateur.core.seeds import generator
+from secateur.models import CNN
 from secateur.pruners.best_mask import keep_best
 from secateur.scores import Gradient, Magnitude, Random, Wanda
 
@@ -62,6 +65,35 @@ def test_erk_meets_the_density_and_keeps_small_layers_denser():
     assert abs(sum(kept.values()) - 0.5 * 66) <= 1.5
     assert kept["c"] / 12 > kept["b"] / 24 > kept["a"] / 30
     assert all(kept[n] <= o * i for n, (o, i) in SHAPES.items())
+
+
+def test_erk_counts_kernels_as_published():
+    """Densities in proportion to (in + out + height + width) / (in out height width), summed by hand."""
+    shapes = {"a": (16, 8 * 9), "b": (32, 16 * 9), "c": (24, 9), "d": (10, 32)}  # c: depthwise
+    kernels = {"a": (3, 3), "b": (3, 3), "c": (3, 3)}
+    sums = {
+        "a": 16 + 8 + 6,
+        "b": 32 + 16 + 6,
+        "c": 24 + 1 + 6,
+        "d": 10 + 32,
+    }  # densities times sizes, but for a factor
+    budget = ERK().budget(shapes, 0.02, "layer", kernels)
+    weights = sum(o * i for o, i in shapes.values())
+    wanted = [0.02 * weights * part / sum(sums.values()) for part in sums.values()]
+    assert all(abs(k - w) <= 0.5 for k, w in zip(budget.kept.tolist(), wanted, strict=True))
+
+
+def test_erk_is_given_the_kernels_of_a_network():
+    model = CNN(channels=3, widths=(6, 8), classes=4).build()
+    x = torch.randn(12, 3, 8, 8, generator=generator(0, "pictures"))
+    task = Classification.from_arrays(x, torch.arange(12) % 4)
+    run = prune(model, task, OneShot(Magnitude()), density=0.3, allocation=ERK())
+    found = find_layers(model)
+    shapes = {layer.name: layer.shape for layer in found}
+    kernels = {layer.name: tuple(layer.parameter.shape[2:]) for layer in found}
+    by_hand = ERK().budget(shapes, 0.3, "layer", {n: k for n, k in kernels.items() if k})
+    assert [int(run.mask[n].sum()) for n in shapes] == by_hand.kept.tolist()
+    assert by_hand.kept.tolist() != ERK().budget(shapes, 0.3, "layer").kept.tolist()
 
 
 def test_spare_output_keeps_the_last_layer_dense():

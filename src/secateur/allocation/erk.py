@@ -1,9 +1,10 @@
-"""Erdos-Renyi allocation: small layers keep more."""
+"""Erdos-Renyi-kernel allocation: small layers keep more."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from secateur.core.allocation import Allocation
+from secateur.core.allocation import NO_KERNELS, Allocation
 from secateur.core.budget import Budget, Grouping
 from secateur.core.registry import register
 
@@ -13,16 +14,25 @@ from secateur.core.registry import register
 class ERK(Allocation):
     """A layer's density is in proportion to (in + out) / (in out), cut off at 1.
 
-    What the cut-off frees goes to the other layers, so that the overall density is met
-    (Mocanu et al. 2018, arXiv:1707.04780; Evci et al. 2020, arXiv:1911.11134). A convolution counts as its
-    matrix, with all numbers of a patch as inputs; the published variant for kernels, (in + out + height +
-    width) / (in out height width), gives small kernels less.
+    Of a convolution it is (in + out + height + width) / (in out height width), in and out being channels,
+    those of one group where there are groups. What the cut-off frees goes to the other layers, so that the
+    overall density is met (Mocanu et al. 2018, arXiv:1707.04780; with kernels Evci et al. 2020,
+    arXiv:1911.11134).
     """
 
-    def budget(self, shapes: Mapping[str, tuple[int, int]], density: float, grouping: Grouping) -> Budget:
+    def budget(
+        self,
+        shapes: Mapping[str, tuple[int, int]],
+        density: float,
+        grouping: Grouping,
+        kernels: Mapping[str, tuple[int, ...]] = NO_KERNELS,
+    ) -> Budget:
         """Turn a density into exact counts."""
         sizes = {name: o * i for name, (o, i) in shapes.items()}
-        raw = {name: (o + i) / (o * i) for name, (o, i) in shapes.items()}
+        raw: dict[str, float] = {}
+        for name, (outs, ins) in shapes.items():
+            kernel = kernels.get(name, ())
+            raw[name] = (outs + ins // math.prod(kernel) + sum(kernel)) / (outs * ins)
         full: set[str] = set()
         while True:
             left = density * sum(sizes.values()) - sum(sizes[n] for n in full)

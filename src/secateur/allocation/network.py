@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from secateur.core.allocation import Allocation
+from secateur.core.allocation import NO_KERNELS, Allocation
 from secateur.core.budget import Budget, Grouping
 from secateur.core.errors import SecateurError
 from secateur.core.registry import register
@@ -14,13 +14,20 @@ from secateur.core.registry import register
 class Global(Allocation):
     """A single group over all layers."""
 
-    def budget(self, shapes: Mapping[str, tuple[int, int]], density: float, grouping: Grouping) -> Budget:
+    def budget(
+        self,
+        shapes: Mapping[str, tuple[int, int]],
+        density: float,
+        grouping: Grouping,
+        kernels: Mapping[str, tuple[int, ...]] = NO_KERNELS,
+    ) -> Budget:
         """Turn a density into one count.
 
         Args:
             shapes: outputs and inputs of each layer.
             density: overall fraction kept.
             grouping: must be ``"global"``.
+            kernels: of convolutions; they do not count here.
 
         Returns:
             The budget.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from secateur.core.allocation import Allocation
+from secateur.core.allocation import NO_KERNELS, Allocation
 from secateur.core.budget import Budget, Grouping
 from secateur.core.errors import SecateurError
 from secateur.core.registry import register
@@ -14,7 +14,13 @@ from secateur.core.registry import register
 class Uniform(Allocation):
     """Every layer keeps the same fraction."""
 
-    def budget(self, shapes: Mapping[str, tuple[int, int]], density: float, grouping: Grouping) -> Budget:
+    def budget(
+        self,
+        shapes: Mapping[str, tuple[int, int]],
+        density: float,
+        grouping: Grouping,
+        kernels: Mapping[str, tuple[int, ...]] = NO_KERNELS,
+    ) -> Budget:
         """Turn a density into exact counts."""
         return Budget.from_densities(grouping, shapes, dict.fromkeys(shapes, density))
 
@@ -24,13 +30,20 @@ class Uniform(Allocation):
 class SpareOutput(Allocation):
     """The last layer stays dense; the others share what is left equally."""
 
-    def budget(self, shapes: Mapping[str, tuple[int, int]], density: float, grouping: Grouping) -> Budget:
+    def budget(
+        self,
+        shapes: Mapping[str, tuple[int, int]],
+        density: float,
+        grouping: Grouping,
+        kernels: Mapping[str, tuple[int, ...]] = NO_KERNELS,
+    ) -> Budget:
         """Turn a density into exact counts.
 
         Args:
             shapes: outputs and inputs of each layer, in the network's order.
             density: overall fraction kept.
             grouping: what a group is.
+            kernels: of convolutions; they do not count here.
 
         Returns:
             The budget.

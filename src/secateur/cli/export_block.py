@@ -71,7 +71,9 @@ def _pose(recipe: Recipe, layers: Sequence[str], size: int | None) -> tuple[Bloc
     for name in layers:
         if name not in network.shapes:
             raise SecateurError(f"there is no layer '{name}' to prune: {nearest(name, network.shapes)}")
-    grouping = settings.grouping or ("global" if isinstance(settings.allocation, Global) else "layer")
-    budget = settings.allocation.budget(network.shapes, settings.density, as_grouping(grouping))
+    groups = as_grouping(
+        settings.grouping or ("global" if isinstance(settings.allocation, Global) else "layer")
+    )
+    budget = settings.allocation.budget(network.shapes, settings.density, groups, network.kernels)
     session = Session(network, things.task, budget, settings.seed)
     return pruner.pose(session, pruner.start(session), layers, size)

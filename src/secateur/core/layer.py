@@ -81,8 +81,7 @@ class Layer:
         Returns:
             A view.
         """
-        kernel = self.parameter.shape[2:] if self.slot is None else ()
-        return matrix.mT if self.transposed else matrix.reshape(len(matrix), -1, *kernel)
+        return matrix.mT if self.transposed else matrix.reshape(len(matrix), -1, *self.kernel)
 
     @property
     def parameter_name(self) -> str:
@@ -97,6 +96,11 @@ class Layer:
         sizes = self.parameter.shape if self.slot is None else self.parameter.shape[1:]
         outs, ins = (sizes[1], sizes[0]) if self.transposed else (sizes[0], math.prod(sizes[1:]))
         return (outs, ins)
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Height and width of a convolution, or as many extents as it has; nothing of other layers."""
+        return tuple(self.parameter.shape[2:]) if self.slot is None else ()
 
     @property
     def gram_bytes(self) -> int:

@@ -85,6 +85,11 @@ class Network:
         return {layer.name: layer.shape for layer in self.layers}
 
     @property
+    def kernels(self) -> dict[str, tuple[int, ...]]:
+        """Extents of the kernels of those layers that are convolutions."""
+        return {layer.name: layer.kernel for layer in self.layers if layer.kernel}
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.layers[0].weight.device

@@ -90,7 +90,7 @@ def prune(
     groups = as_grouping(grouping or ("global" if isinstance(allocation, Global) else "layer"))
     bound = None if memory is None else parse_bytes(memory)
     network = Network.of(model, task, include, exclude)
-    counts = allocation.budget(network.shapes, density, groups)
+    counts = allocation.budget(network.shapes, density, groups, network.kernels)
     limit = Limit.parse(budget)
     if limit == Limit():
         limit = pruner.default_limit
