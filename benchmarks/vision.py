@@ -63,7 +63,7 @@ from secateur.scores import Gradient, Magnitude, Wanda
 PAGE = ROOT / "docs" / "vision.md"
 CALIBRATION = 3000
 DENSITIES = (0.5, 0.3, 0.2, 0.1)
-# The rate of averaged gradients where a refit follows.
+# The rate of averaged gradients where a refit follows, which changes the weights that a mask was found for.
 CAREFUL = 0.01
 # The layer-wise methods' calibration pictures, drawn by the seed.
 DRAWN = 256
@@ -176,7 +176,6 @@ def methods(budget: float, refit: float, mask: float) -> dict[str, Method]:
     every = Batches(size=CALIBRATION, guard=0)
     swaps, squares, equal = GramSwaps(samples=DRAWN), LeastSquares(samples=DRAWN), ("equal",)
     both = Successive(squares, GradientSteps(time=refit / budget - squares.share))
-    # What the mask learns of the trained weights is half forgotten in a refit: it moves less before one.
     careful = ICBS(averaging=Averaging(rate=CAREFUL))
     return {
         "magnitude": Method(OneShot(Magnitude()), runs=1),
@@ -228,9 +227,8 @@ def _caption(task: Classification, beside: Classification) -> list[str]:
         f"first {beside.size('evaluation')} test pictures, which nothing saw (dense {_cell([test])}; one "
         "picture is one per cent). Mean ± standard deviation over the seeds, which draw mini-batches, guard "
         f"and the {DRAWN:,} pictures of layer-wise methods; magnitude, gradient and Wanda are the same for "
-        "every seed, as they take all calibration pictures. "
-        "Mini-batches of iCBS and of gradient steps are mirrored and shifted by up to 4 pixels at random. "
-        "Layer-wise methods refuse a global allocation.",
+        "every seed, as they take all calibration pictures. Mini-batches of iCBS and of gradient steps are "
+        "mirrored and shifted by up to 4 pixels at random. Layer-wise methods refuse a global allocation.",
         "",
     ]
 

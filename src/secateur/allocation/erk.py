@@ -1,11 +1,9 @@
 """Erdos-Renyi-kernel allocation: small layers keep more."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from secateur.core.allocation import NO_KERNELS, Allocation
-from secateur.core.budget import Budget, Grouping
+from secateur.core.allocation import Allocation, Kernels, Shapes
 from secateur.core.registry import register
 
 
@@ -14,20 +12,13 @@ from secateur.core.registry import register
 class ERK(Allocation):
     """A layer's density is in proportion to (in + out) / (in out), cut off at 1.
 
-    Of a convolution it is (in + out + height + width) / (in out height width), in and out being channels,
-    those of one group where there are groups. What the cut-off frees goes to the other layers, so that the
-    overall density is met (Mocanu et al. 2018, arXiv:1707.04780; with kernels Evci et al. 2020,
-    arXiv:1911.11134).
+    Of a convolution it is (in + out + height + width) / (in out height width), out being all its channels and
+    in those that one of them sees. What the cut-off frees goes to the other layers, so that the overall
+    density is met (Mocanu et al. 2018, arXiv:1707.04780; with kernels Evci et al. 2020, arXiv:1911.11134).
     """
 
-    def budget(
-        self,
-        shapes: Mapping[str, tuple[int, int]],
-        density: float,
-        grouping: Grouping,
-        kernels: Mapping[str, tuple[int, ...]] = NO_KERNELS,
-    ) -> Budget:
-        """Turn a density into exact counts."""
+    def densities(self, shapes: Shapes, density: float, kernels: Kernels) -> dict[str, float]:
+        """Scale all layers alike, but for those that are full."""
         sizes = {name: o * i for name, (o, i) in shapes.items()}
         raw: dict[str, float] = {}
         for name, (outs, ins) in shapes.items():
@@ -41,5 +32,4 @@ class ERK(Allocation):
             if not over:
                 break
             full |= over
-        densities = {n: 1.0 if n in full else scale * raw[n] for n in sizes}
-        return Budget.from_densities(grouping, shapes, densities)
+        return {n: 1.0 if n in full else scale * raw[n] for n in sizes}

@@ -1,9 +1,8 @@
 """One budget for the whole network: layers compete for it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from secateur.core.allocation import NO_KERNELS, Allocation
+from secateur.core.allocation import NO_KERNELS, Allocation, Kernels, Shapes
 from secateur.core.budget import Budget, Grouping
 from secateur.core.errors import SecateurError
 from secateur.core.registry import register
@@ -12,32 +11,19 @@ from secateur.core.registry import register
 @register("allocation", "global")
 @dataclass(frozen=True)
 class Global(Allocation):
-    """A single group over all layers."""
+    """A single group over all layers: the grouping must be ``"global"``."""
 
     def budget(
-        self,
-        shapes: Mapping[str, tuple[int, int]],
-        density: float,
-        grouping: Grouping,
-        kernels: Mapping[str, tuple[int, ...]] = NO_KERNELS,
+        self, shapes: Shapes, density: float, grouping: Grouping, kernels: Kernels = NO_KERNELS
     ) -> Budget:
-        """Turn a density into one count.
-
-        Args:
-            shapes: outputs and inputs of each layer.
-            density: overall fraction kept.
-            grouping: must be ``"global"``.
-            kernels: of convolutions; they do not count here.
-
-        Returns:
-            The budget.
-
-        Raises:
-            SecateurError: the grouping is another.
-        """
+        """Turn a density into one count; refuse another grouping."""
         if grouping != "global":
             raise SecateurError(
                 f'the allocation "global" has one group for the whole network, but grouping is "{grouping}": '
                 'set grouping = "global" or choose another allocation.'
             )
-        return Budget.from_densities("global", shapes, dict.fromkeys(shapes, density))
+        return super().budget(shapes, density, grouping, kernels)
+
+    def densities(self, shapes: Shapes, density: float, kernels: Kernels) -> dict[str, float]:
+        """Ask the overall density of every layer, as one group has no others."""
+        return dict.fromkeys(shapes, density)

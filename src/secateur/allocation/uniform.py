@@ -1,10 +1,8 @@
 """The same density in every layer, or in every layer but the last."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from secateur.core.allocation import NO_KERNELS, Allocation
-from secateur.core.budget import Budget, Grouping
+from secateur.core.allocation import Allocation, Kernels, Shapes
 from secateur.core.errors import SecateurError
 from secateur.core.registry import register
 
@@ -14,43 +12,22 @@ from secateur.core.registry import register
 class Uniform(Allocation):
     """Every layer keeps the same fraction."""
 
-    def budget(
-        self,
-        shapes: Mapping[str, tuple[int, int]],
-        density: float,
-        grouping: Grouping,
-        kernels: Mapping[str, tuple[int, ...]] = NO_KERNELS,
-    ) -> Budget:
-        """Turn a density into exact counts."""
-        return Budget.from_densities(grouping, shapes, dict.fromkeys(shapes, density))
+    def densities(self, shapes: Shapes, density: float, kernels: Kernels) -> dict[str, float]:
+        """Give every layer the overall density."""
+        return dict.fromkeys(shapes, density)
 
 
 @register("allocation", "spare-output")
 @dataclass(frozen=True)
 class SpareOutput(Allocation):
-    """The last layer stays dense; the others share what is left equally."""
+    """The last layer stays dense; the others share what is left equally.
 
-    def budget(
-        self,
-        shapes: Mapping[str, tuple[int, int]],
-        density: float,
-        grouping: Grouping,
-        kernels: Mapping[str, tuple[int, ...]] = NO_KERNELS,
-    ) -> Budget:
-        """Turn a density into exact counts.
+    Raises:
+        SecateurError: when asked for a budget: the last layer alone exceeds it, or is the only one.
+    """
 
-        Args:
-            shapes: outputs and inputs of each layer, in the network's order.
-            density: overall fraction kept.
-            grouping: what a group is.
-            kernels: of convolutions; they do not count here.
-
-        Returns:
-            The budget.
-
-        Raises:
-            SecateurError: the last layer alone exceeds the density, or is the only one.
-        """
+    def densities(self, shapes: Shapes, density: float, kernels: Kernels) -> dict[str, float]:
+        """Give the last layer 1, and the others what is left."""
         sizes = {name: o * i for name, (o, i) in shapes.items()}
         last = next(reversed(sizes))
         rest = sum(sizes.values()) - sizes[last]
@@ -61,4 +38,4 @@ class SpareOutput(Allocation):
                 f"{sizes[last] / sum(sizes.values()):.3g} of the weights: raise the density or use "
                 'allocation = "uniform".'
             )
-        return Budget.from_densities(grouping, shapes, {n: 1.0 if n == last else left / rest for n in sizes})
+        return {name: 1.0 if name == last else left / rest for name in sizes}

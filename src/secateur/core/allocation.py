@@ -7,7 +7,10 @@ from typing import ClassVar
 
 from secateur.core.budget import Budget, Grouping
 
-NO_KERNELS: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+# By layer: outputs and inputs; extents of kernels.
+Shapes = Mapping[str, tuple[int, int]]
+Kernels = Mapping[str, tuple[int, ...]]
+NO_KERNELS: Kernels = MappingProxyType({})
 
 
 class Allocation(ABC):
@@ -15,15 +18,10 @@ class Allocation(ABC):
 
     part_name: ClassVar[str] = "allocation"
 
-    @abstractmethod
     def budget(
-        self,
-        shapes: Mapping[str, tuple[int, int]],
-        density: float,
-        grouping: Grouping,
-        kernels: Mapping[str, tuple[int, ...]] = NO_KERNELS,
+        self, shapes: Shapes, density: float, grouping: Grouping, kernels: Kernels = NO_KERNELS
     ) -> Budget:
-        """Turn a density into exact counts.
+        """Turn a density into exact counts, and refuse one that this allocation cannot meet.
 
         Args:
             shapes: outputs and inputs of each layer, in the network's order.
@@ -34,4 +32,18 @@ class Allocation(ABC):
 
         Returns:
             The budget.
+        """
+        return Budget.from_densities(grouping, shapes, self.densities(shapes, density, kernels))
+
+    @abstractmethod
+    def densities(self, shapes: Shapes, density: float, kernels: Kernels) -> dict[str, float]:
+        """Say what fraction each layer keeps, for `budget`, whose arguments these are.
+
+        Args:
+            shapes: outputs and inputs of each layer, in the network's order.
+            density: overall fraction kept, in (0, 1).
+            kernels: extents of the kernels of convolutions.
+
+        Returns:
+            The densities by layer, each at most 1.
         """
