@@ -10,6 +10,7 @@ from secateur.capture.inputs import listening
 from secateur.capture.replay import Replay, sequentially
 from secateur.core.layer import find_layers
 from secateur.core.task import Task
+from secateur.core.trained import Trained
 from secateur.testing import networks
 
 transformers = pytest.importorskip("transformers")
@@ -340,7 +341,7 @@ def test_products_with_the_inputs_of_the_trained_network(make):
     net = None if make in MODELS else make()
     model, task = (build(make), Tokens()) if net is None else (net.model, net.task)
     layers, batches = find_layers(model), batches_of(task, 20)
-    trained = {layer.name: layer.weight.detach().clone() for layer in layers}
+    trained = Trained({layer.name: layer.weight.detach().clone() for layer in layers})
     before = all_inputs(model, task, batches, layers)
     for layer in layers:
         layer.write(0.5 * layer.weight.detach())
@@ -352,9 +353,9 @@ def test_products_with_the_inputs_of_the_trained_network(make):
             x0, x = (torch.cat(each[layer.name]) for each in (before, now))
             torch.testing.assert_close(found[layer.name].gram, x.T @ x)
             torch.testing.assert_close(found[layer.name].cross, x0.T @ x)
-            layer.write(0.25 * trained[layer.name])
+            layer.write(0.25 * trained.weights[layer.name])
             seen.append(layer.name)
-    assert sorted(seen) == sorted(trained)
+    assert sorted(seen) == sorted(trained.weights)
 
 
 def all_inputs(model, task, batches, layers):
@@ -377,7 +378,7 @@ def all_inputs(model, task, batches, layers):
 def test_with_trained_weights_layers_with_the_same_inputs_are_a_group():
     model, task = build(llama), Tokens()
     layers = find_layers(model)
-    trained = {layer.name: layer.weight.detach().clone() for layer in layers}
+    trained = Trained({layer.name: layer.weight.detach().clone() for layer in layers})
     replay = Replay(model, task, batches_of(task), layers, gram=True, trained=trained)
     first = [[layer.name.split(".")[-1] for layer in group] for group in replay.groups[:4]]
     assert first == [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]]
@@ -386,13 +387,13 @@ def test_with_trained_weights_layers_with_the_same_inputs_are_a_group():
 def test_experts_have_no_products_with_the_trained_networks_inputs():
     model, task = build(mixtral), Tokens()
     layers = find_layers(model)
-    trained = {layer.name: layer.weight.detach().clone() for layer in layers}
+    trained = Trained({layer.name: layer.weight.detach().clone() for layer in layers})
     seen = []
     for group, found in sequentially(model, task, batches_of(task), layers, gram=True, trained=trained):
         assert all((found[layer.name].cross is None) == (layer.slot is not None) for layer in group)
         assert len({id(layer.parameter) for layer in group if layer.slot is not None}) <= 1
         seen += [layer.name for layer in group]
-    assert sorted(seen) == sorted(trained)
+    assert sorted(seen) == sorted(trained.weights)
 
 
 class OneByOne(nn.Module):
@@ -410,7 +411,7 @@ class OneByOne(nn.Module):
 def test_layers_that_run_once_a_sample_give_all_of_their_inputs(with_trained):
     net = networks.furnish(OneByOne(), (6,), 0, 40)
     layers, batches = find_layers(net.model), batches_of(net.task, 20)
-    trained = {layer.name: layer.weight.detach().clone() for layer in layers}
+    trained = Trained({layer.name: layer.weight.detach().clone() for layer in layers})
     replay = Replay(
         net.model, net.task, batches, layers, gram=True, trained=trained if with_trained else None
     )

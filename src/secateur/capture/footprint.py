@@ -23,12 +23,14 @@ class Footprint:
         graph: of autograd's graph in a forward and backward pass, and of the outputs and their gradient.
         forward: of a forward pass alone: the outputs, their copies in the loss, and the widest layer's inputs
             and outputs.
+        outputs: of the outputs alone.
         positions: positions that one sample gives a layer, by layer.
         inputs: numbers that it gives a layer, by layer: those of a convolution are fewer than its patches'.
     """
 
     graph: int
     forward: int
+    outputs: int
     positions: dict[str, int]
     inputs: dict[str, int]
 
@@ -78,6 +80,7 @@ def footprint(model: nn.Module, task: Task, batch: Batch, layers: Sequence[Layer
     return Footprint(
         graph // size,
         forward // size,
+        each // size,
         {name: -(-count // size) for name, count in positions.items()},
         {name: -(-count // size) for name, count in numbers.items()},
     )

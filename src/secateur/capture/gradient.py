@@ -1,7 +1,7 @@
 """The mean gradient alone: one forward and one backward pass, nothing recorded."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -20,6 +20,7 @@ def mean_gradient(
     batch: Batch,
     layers: Sequence[Layer],
     bfloat16: bool = False,
+    compare: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[float, dict[str, Float[Tensor, "o i"]]]:
     """Differentiate the mean loss of a batch with respect to every layer's weight.
 
@@ -33,6 +34,7 @@ def mean_gradient(
         layers: the layers.
         bfloat16: multiply matrices in bfloat16 (torch.autocast); weights, gradients and sums
             over the batch stay in float32.
+        compare: outputs -> the loss of each sample, where that is not the task's own.
 
     Returns:
         The mean loss, nats a sample, and the gradients of those layers that the batch reached, in
@@ -48,7 +50,8 @@ def mean_gradient(
         coarse = torch.autocast(kind, torch.bfloat16, cache_enabled=False) if bfloat16 else nullcontext()
         with coarse:
             outputs = task.forward(model, batch)
-        losses = task.losses(outputs.float() if bfloat16 else outputs, batch.targets)
+        outputs = outputs.float() if bfloat16 else outputs
+        losses = task.losses(outputs, batch.targets) if compare is None else compare(outputs)
         loss = losses.mean()
         found = torch.autograd.grad(loss, weights, allow_unused=True) if loss.requires_grad else ()
         value = float(losses.detach().double().mean())  # of finite losses it is finite

@@ -1,7 +1,7 @@
 """Inputs of layers, one decoder layer after the other, while the layers before are changed."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,6 +20,7 @@ from secateur.core.modes import evaluating
 from secateur.core.moments import Moments
 from secateur.core.stack import find_stack
 from secateur.core.task import Batch, Task, check_losses
+from secateur.core.trained import Trained
 
 
 def sequentially(
@@ -30,7 +31,7 @@ def sequentially(
     *,
     gram: bool,
     limit: int | None = None,
-    trained: Mapping[str, Tensor] | None = None,
+    trained: Trained | None = None,
 ) -> Iterator[tuple[list[Layer], dict[str, Moments]]]:
     """Give the layers of one decoder layer after the other, and the moments of their inputs.
 
@@ -97,7 +98,7 @@ class Replay:
         *,
         gram: bool,
         limit: int | None = None,
-        trained: Mapping[str, Tensor] | None = None,
+        trained: Trained | None = None,
     ) -> None:
         """Group the layers, with two passes of one sample.
 
@@ -108,9 +109,9 @@ class Replay:
             layers: whose inputs.
             gram: whether products of different inputs are wanted.
             limit: bytes of Gram matrices in a group; None: no bound.
-            trained: weights of the trained network, by layer, whose inputs are multiplied with those of
-                the model as it stands (`Moments.cross`; not those of experts, which get other positions);
-                None: no such products are wanted.
+            trained: the trained network, whose inputs are multiplied with those of the model as it stands
+                (`Moments.cross`; not those of experts, which get other positions); None: no such products
+                are wanted.
         """
         self._model, self._task, self._batches, self._gram = model, task, batches, gram
         self._layers, self._trained = layers, trained
@@ -189,14 +190,8 @@ class Replay:
                 if (self._order.of(x) < begin if (own := self._owner[x.name]) is None else own in run)
             ]  # fmt: skip
         assert self._trained is not None
-        now = {layer.name: layer.weight.detach().clone() for layer in layers}
-        try:
-            for layer in layers:
-                layer.write(self._trained[layer.name])
+        with self._trained.standing(layers):
             yield
-        finally:
-            for layer in layers:
-                layer.write(now[layer.name])
 
     @contextmanager
     def _running(self, listener: Listener) -> Iterator[None]:

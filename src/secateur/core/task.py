@@ -161,6 +161,32 @@ class Task(ABC):
             The losses, in nats a sample.
         """
 
+    def divergences(
+        self,
+        outputs: Float[Tensor, "s ..."],
+        trained: Float[Tensor, "s ..."],
+        targets: Tensor,
+        temperature: float,
+    ) -> Float[Tensor, " s"]:
+        """Compute how far the outputs of each sample are from the trained network's, differentiable.
+
+        T^2 KL(q || p) with p = softmax(outputs / T) and q = softmax(trained / T), nats a sample, where
+        outputs are logits; a task that does not say how outputs are compared refuses.
+
+        Args:
+            outputs: what `forward` gave.
+            trained: what it gave with the trained weights.
+            targets: the labels, which may say what does not count.
+            temperature: T > 0: the larger, the more the unlikely labels count.
+
+        Raises:
+            SecateurError: the task does not say how outputs are compared.
+        """
+        raise SecateurError(
+            f"{type(self).__name__} does not say how outputs are compared with the trained network's: leave "
+            "temperature out, or write its divergences."
+        )
+
     @abstractmethod
     def sample_targets(self, outputs: Float[Tensor, "s ..."], generator: torch.Generator) -> Tensor:
         """Draw labels from the model's own predictions.

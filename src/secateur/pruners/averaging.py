@@ -14,6 +14,7 @@ from secateur.core.layer import to_exclude
 from secateur.core.mask import Mask
 from secateur.pruners.batches import Batches
 from secateur.pruners.best_mask import keep_best
+from secateur.pruners.distillation import BYTES_A_WEIGHT, check_temperature
 from secateur.pruners.guard import judged
 from secateur.pruners.pruner import Outcome, State
 from secateur.pruners.session import Session
@@ -83,6 +84,10 @@ class Averaging:
         length: mini-batches in a stage, at the end of which the guard samples are looked at; under a
             budget of seconds a stage also ends after 5 s.
         horizon: mini-batches in all, for a run without a budget.
+        temperature: T > 0; None: g is the gradient of the task's loss. Else that of the distance from the
+            trained network's outputs, T^2 KL(softmax(trained / T) || softmax(outputs / T)) (distillation:
+            Hinton et al. 2015, arXiv:1503.02531), which takes a forward pass more; guard and evaluation go by
+            the task's loss all the same.
         passes: over the data, beyond which the rate falls in proportion; None = 5 where there is less than a
             sample for 64 prunable weights, no bound otherwise; infinity = no bound.
         bfloat16: multiply matrices in bfloat16; None = where the hardware does so faster and the
@@ -102,6 +107,7 @@ class Averaging:
     horizon: int = 2000
     bfloat16: bool | None = None
     passes: float | None = None
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -114,6 +120,7 @@ class Averaging:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise SecateurError(f"{name} of averaging must be a whole number from 1, not {value}.")
+        check_temperature(self.temperature, "averaging")
         if self.passes is not None and not self.passes > 0:
             raise SecateurError(f"passes of averaging must be positive, not {self.passes}.")
         for name, words in (("unit", get_args(Unit)), ("anneal", tuple(_ANNEALED))):
@@ -121,6 +128,11 @@ class Averaging:
                 raise SecateurError(
                     f"{name} of averaging is one of {', '.join(words)}, not '{getattr(self, name)}'."
                 )
+
+    @property
+    def bytes_a_weight(self) -> float:
+        """Scores, velocities, their copies, gradients and masks, in float32; and weights put aside."""
+        return 24.0 + (0.0 if self.temperature is None else BYTES_A_WEIGHT)
 
     def begin(
         self,
@@ -314,7 +326,7 @@ class Averaging:
     def _sensitivity(self, session: Session, index: Tensor, number: int) -> tuple[float, dict[str, Tensor]]:
         """Give the loss of a mini-batch, and w0 * g by layer."""
         reference = session.network.reference
-        loss, gradients = session.minibatch_gradient(index, number, self.bfloat16)
+        loss, gradients = session.minibatch_gradient(index, number, self.bfloat16, self.temperature)
         return loss, {name: gradient.mul_(reference[name]) for name, gradient in gradients.items()}
 
     def _move(

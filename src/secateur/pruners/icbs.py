@@ -113,7 +113,12 @@ class ICBS(Pruner):
     @property
     def bytes_a_weight(self) -> float:
         """Scores, velocities, their copies and gradients; or stamps and gradients of blocks; and masks."""
-        return 24.0 if self.share > 0 else 12.0
+        return self.averaging.bytes_a_weight if self.share > 0 else 12.0
+
+    @property
+    def distils(self) -> bool:
+        """Whether averaging does."""
+        return self.share > 0 and self.averaging.temperature is not None
 
     def gradient_samples(self, session: Session) -> int:
         """Those of a mini-batch, or of the first batch that blocks see."""

@@ -41,8 +41,13 @@ class LearnedMask(Pruner):
 
     @property
     def bytes_a_weight(self) -> float:
-        """Scores, velocities, their copies, gradients and masks."""
-        return 24.0
+        """Those of averaging."""
+        return self.averaging.bytes_a_weight
+
+    @property
+    def distils(self) -> bool:
+        """Whether averaging does."""
+        return self.averaging.temperature is not None
 
     def gradient_samples(self, session: Session) -> int:
         """Those of a mini-batch."""

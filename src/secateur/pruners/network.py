@@ -12,6 +12,7 @@ from secateur.core.errors import SecateurError
 from secateur.core.layer import Layer, find_layers
 from secateur.core.mask import Mask
 from secateur.core.task import Task
+from secateur.core.trained import Trained
 
 
 class Network:
@@ -93,6 +94,12 @@ class Network:
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.layers[0].weight.device
+
+    @property
+    def trained(self) -> Trained:
+        """The trained weights and statistics, to be written for a while."""
+        held = self.statistics
+        return Trained(self.reference, [(held[key], was) for key, was in self.trained_statistics.items()])
 
     @property
     def statistics(self) -> dict[str, Tensor]:

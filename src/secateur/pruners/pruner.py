@@ -171,6 +171,11 @@ class Pruner(ABC):
         """What it keeps for each prunable weight while it runs: masks and first scores, by default."""
         return 8.0
 
+    @property
+    def distils(self) -> bool:
+        """Whether mini-batches are compared with the trained network, whose outputs are held meanwhile."""
+        return False
+
     def gradient_samples(self, session: Session) -> int:
         """Say of how many samples together gradients are wanted, at most.
 

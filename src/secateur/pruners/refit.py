@@ -25,6 +25,11 @@ class Refit(ABC):
         """What it keeps for each prunable weight while it runs."""
         return 4.0
 
+    @property
+    def distils(self) -> bool:
+        """Whether mini-batches are compared with the trained network, whose outputs are held meanwhile."""
+        return False
+
     def gradient_samples(self, session: Session) -> int:
         """Say of how many samples together gradients are wanted, at most: of none, by default."""
         return 0

@@ -22,6 +22,7 @@ from secateur.core.tape import Tape
 from secateur.core.task import Batch, Task, check_losses
 from secateur.pruners.batches import Batches
 from secateur.pruners.best_mask import keep_best
+from secateur.pruners.distillation import distilled
 from secateur.pruners.network import Network
 
 
@@ -199,7 +200,11 @@ class Session:
             return Tape.join(tapes)
 
     def gradient(
-        self, index: Tensor, bfloat16: bool = False, variant: int | None = None
+        self,
+        index: Tensor,
+        bfloat16: bool = False,
+        variant: int | None = None,
+        temperature: float | None = None,
     ) -> tuple[float, dict[str, Tensor]]:
         """Differentiate the mean loss of some calibration samples at the model as it stands.
 
@@ -207,6 +212,8 @@ class Session:
             index: which samples.
             bfloat16: multiply matrices in bfloat16.
             variant: the number of a mini-batch whose samples are varied; None: they are taken as they are.
+            temperature: that of the distance from the trained network's outputs, which is the loss then;
+                None: the task's loss is.
 
         Returns:
             The loss, nats a sample, and the gradient of each layer that was reached; summed over passes
@@ -214,10 +221,13 @@ class Session:
         """
         loss, gradients = 0.0, {}
         with self.timed("capture"):
-            network = self.network
+            model, layers = self.network.model, self.network.layers
             for batch in self.passes(index, variant):
                 share = batch.size / index.numel()
-                mean, found = mean_gradient(network.model, self.task, batch, network.layers, bfloat16)
+                compare = None
+                if temperature is not None:
+                    compare = distilled(self.network, self.task, batch, temperature, bfloat16)
+                mean, found = mean_gradient(model, self.task, batch, layers, bfloat16, compare)
                 loss += share * mean
                 if share == 1:
                     return mean, found
@@ -229,7 +239,7 @@ class Session:
         return loss, gradients
 
     def minibatch_gradient(
-        self, index: Tensor, number: int, bfloat16: bool | None
+        self, index: Tensor, number: int, bfloat16: bool | None, temperature: float | None = None
     ) -> tuple[float, dict[str, Tensor]]:
         """Differentiate the mean loss of a mini-batch of variants, as the task draws them.
 
@@ -238,6 +248,7 @@ class Session:
             number: of the mini-batch in the run, for the seed of its variants.
             bfloat16: multiply matrices in bfloat16; None: where the hardware does so faster, all weights are
                 in float32, and the model runs so.
+            temperature: as for `gradient`.
 
         Returns:
             The loss, nats a sample, and the gradient of each layer that was reached.
@@ -249,24 +260,26 @@ class Session:
         if bfloat16 and not single:
             raise SecateurError("bfloat16 = true is for weights in float32: leave it out for this model.")
         if bfloat16 is None and single and has_fast_bfloat16(self.network.device):
-            return self._fast_gradient(index, number)
-        return self.gradient(index, bool(bfloat16), number)
+            return self._fast_gradient(index, number, temperature)
+        return self.gradient(index, bool(bfloat16), number, temperature)
 
-    def _fast_gradient(self, index: Tensor, number: int) -> tuple[float, dict[str, Tensor]]:
+    def _fast_gradient(
+        self, index: Tensor, number: int, temperature: float | None
+    ) -> tuple[float, dict[str, Tensor]]:
         """Give it in bfloat16, or, from the first time that fails, in the model's own precision."""
         # A model may mix types in ways that autocast cannot follow (index_put, routing between experts).
         if not self.exact:
             try:
-                return self.gradient(index, bfloat16=True, variant=number)
+                return self.gradient(index, True, number, temperature)
             except (SecateurError, RuntimeError, TypeError, ValueError) as error:
                 self.exact = not isinstance(error, torch.OutOfMemoryError)
                 # Where that fails as well, bfloat16 was not the reason.
-                found = self.gradient(index, variant=number)
+                found = self.gradient(index, False, number, temperature)
                 self.notice(
                     "the model does not run in bfloat16: mini-batches are passed in its own precision."
                 )
                 return found
-        return self.gradient(index, variant=number)
+        return self.gradient(index, False, number, temperature)
 
     def guard_loss(self, guard: Tensor) -> float | None:
         """Measure the mean loss of the guard samples at the start of a run.

@@ -86,9 +86,11 @@ def plan(session: Session, pruner: Pruner, refit: Refit | None, bound: int | Non
     graded = max(part.gradient_samples(session) for part in parts)
     records = max(part.records(session, least=bound is not None) for part in parts)
     fixed = model + reference + kept + records
+    # The trained network's outputs, their logarithmic softmax, and its products with the other.
+    compared = 3 * found.outputs if any(part.distils for part in parts) else 0
 
     def passes(chunk: int) -> int:
-        return int(_MARGIN * max(min(chunk, graded) * found.graph, chunk * found.forward))
+        return int(_MARGIN * max(min(chunk, graded) * (found.graph + compared), chunk * found.forward))
 
     free = bound if bound is not None else free_bytes(network.device) + model + reference
     most = max(task.size("calibration"), task.size("evaluation"))

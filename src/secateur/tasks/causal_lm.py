@@ -11,6 +11,7 @@ from secateur.core.errors import SecateurError
 from secateur.core.modes import widened
 from secateur.core.stack import find_stack
 from secateur.core.task import Batch, Split, Task
+from secateur.tasks.logits import softened_divergence
 
 # What a position's target is where nothing is to be predicted; torch's own default.
 IGNORED = -100
@@ -246,6 +247,27 @@ class CausalLM(Task):
             logits.flatten(0, 1), targets.long().flatten(), reduction="none", ignore_index=IGNORED
         )
         return each.reshape(targets.shape).sum(1) / (targets != IGNORED).sum(1)
+
+    def divergences(
+        self,
+        outputs: Float[Tensor, "s t v"],
+        trained: Float[Tensor, "s t v"],
+        targets: Int[Tensor, "s t"],
+        temperature: float,
+    ) -> Float[Tensor, " s"]:
+        """Average T^2 KL(softmax(trained / T) || softmax(outputs / T)) over the positions that count.
+
+        Args:
+            outputs: the logits.
+            trained: those of the trained network.
+            targets: the next tokens, -100 where nothing counts.
+            temperature: T.
+
+        Returns:
+            Nats a token.
+        """
+        counts = targets != IGNORED
+        return (softened_divergence(outputs, trained, temperature) * counts).sum(1) / counts.sum(1)
 
     def sample_targets(
         self, outputs: Float[Tensor, "s t v"], generator: torch.Generator

@@ -17,7 +17,7 @@ from secateur.tasks.augmentation import Augmentation
 from secateur.tasks.division import Division
 from secateur.tasks.from_torch import read_dataset
 from secateur.tasks.labels import matching
-from secateur.tasks.logits import as_logits, refuse_inputs
+from secateur.tasks.logits import as_logits, refuse_inputs, softened_divergence
 from secateur.tasks.samples import Labelled, Normalisation, Samples
 
 # Numbers in the inputs of a pass, at most, where samples are pictures: 2,730 of 32 x 32, 55 of 224 x 224.
@@ -269,6 +269,26 @@ class Classification(Task):
             -log p_y, nats.
         """
         return nn.functional.cross_entropy(widened(outputs), targets, reduction="none")
+
+    def divergences(
+        self,
+        outputs: Float[Tensor, "s c"],
+        trained: Float[Tensor, "s c"],
+        targets: Int[Tensor, " s"],
+        temperature: float,
+    ) -> Float[Tensor, " s"]:
+        """Compute T^2 KL(softmax(trained / T) || softmax(outputs / T)); labels do not count.
+
+        Args:
+            outputs: the logits.
+            trained: those of the trained network.
+            targets: the labels.
+            temperature: T.
+
+        Returns:
+            Nats.
+        """
+        return softened_divergence(outputs, trained, temperature)
 
     def sample_targets(self, outputs: Float[Tensor, "s c"], generator: torch.Generator) -> Int[Tensor, " s"]:
         """Draw a label for each sample from softmax(logits), by inverting the distribution function.

@@ -11,6 +11,7 @@ from secateur.core.errors import SecateurError
 from secateur.core.mask import Mask
 from secateur.core.registry import register
 from secateur.pruners.batches import Batches
+from secateur.pruners.distillation import BYTES_A_WEIGHT, check_temperature
 from secateur.pruners.refit import Refit
 from secateur.pruners.session import Session
 from secateur.pruners.sizes import width
@@ -53,6 +54,10 @@ class GradientSteps(Refit):
         samples: in a mini-batch; None = 500, or a sixteenth of the data where that is less.
         batches: says how many guard samples are held back: as many as the pruner held back, or it has
             seen them.
+        temperature: T > 0; None: g is the gradient of the task's loss. Else that of the distance from the
+            trained network's outputs, T^2 KL(softmax(trained / T) || softmax(outputs / T)) (distillation:
+            Hinton et al. 2015, arXiv:1503.02531), which takes a forward pass more; the guard samples go by
+            the task's loss all the same.
         bfloat16: multiply matrices in bfloat16; None = where the hardware does so faster and the
             weights are in float32. Noise of mini-batches hides the rounding.
 
@@ -67,11 +72,13 @@ class GradientSteps(Refit):
     samples: int | None = None
     batches: Batches = field(default_factory=Batches)
     bfloat16: bool | None = None
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         if not 0 < self.rate < math.inf:
             raise SecateurError(f"the rate of the refit must be positive and finite, not {self.rate}.")
+        check_temperature(self.temperature, "the refit")
         for name in ("steps", "passes", "samples"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -86,8 +93,13 @@ class GradientSteps(Refit):
 
     @property
     def bytes_a_weight(self) -> float:
-        """Weights, their best values, gradients and Adam's two means, in float32; and the mask."""
-        return 25.0
+        """Weights, their best values, gradients, Adam's two means, those put aside; and the mask."""
+        return 25.0 + (0.0 if self.temperature is None else BYTES_A_WEIGHT)
+
+    @property
+    def distils(self) -> bool:
+        """Whether there is a temperature."""
+        return self.temperature is not None
 
     def gradient_samples(self, session: Session) -> int:
         """Those of a mini-batch."""
@@ -112,7 +124,7 @@ class GradientSteps(Refit):
         for step, (progress, index) in enumerate(self._draws(session, pool, size), 1):
             for group, rate in zip(adam.param_groups, rates.values(), strict=True):
                 group["lr"] = rate * (0.5 + 0.5 * math.cos(math.pi * progress))
-            gradients = session.minibatch_gradient(index, step - 1, self.bfloat16)[1]
+            gradients = session.minibatch_gradient(index, step - 1, self.bfloat16, self.temperature)[1]
             for name in mask:
                 found = gradients.get(name)
                 values[name].grad = None if found is None else found.to(values[name]).mul_(mask[name])

@@ -136,7 +136,7 @@ class LeastSquares(Refit):
             network.layers,
             gram=True,
             limit=gram_room(session, self.memory, self.samples, self._networks),
-            trained=network.reference if self.target == "network" else None,
+            trained=network.trained if self.target == "network" else None,
         )
         refitted: dict[str, Tensor] = {}
         for group, moments in groups:

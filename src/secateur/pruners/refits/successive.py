@@ -59,6 +59,11 @@ class Successive(Refit):
         """What the larger keeps, and the weights before it."""
         return 4.0 + max(self.first.bytes_a_weight, self.second.bytes_a_weight)
 
+    @property
+    def distils(self) -> bool:
+        """Whether one of them does."""
+        return self.first.distils or self.second.distils
+
     def gradient_samples(self, session: Session) -> int:
         """Those of the larger."""
         return max(self.first.gradient_samples(session), self.second.gradient_samples(session))

@@ -1,0 +1,54 @@
+"""Distillation: the loss that compares a pruned network with the trained one."""
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from secateur.core.errors import SecateurError
+from secateur.core.modes import evaluating
+from secateur.core.task import Batch, Task
+from secateur.pruners.network import Network
+
+# Beside the trained weights: those that the model holds meanwhile, in float32.
+BYTES_A_WEIGHT = 4.0
+
+
+def check_temperature(temperature: float | None, whose: str) -> None:
+    """Refuse a temperature that none can be.
+
+    Args:
+        temperature: None where labels are what is learned from.
+        whose: of what, for the message.
+
+    Raises:
+        SecateurError: it is not positive and finite.
+    """
+    if temperature is not None and not 0 < temperature < math.inf:
+        raise SecateurError(f"the temperature of {whose} must be positive and finite, not {temperature}.")
+
+
+def distilled(
+    network: Network, task: Task, batch: Batch, temperature: float, bfloat16: bool
+) -> Callable[[Tensor], Tensor]:
+    """Pass a batch through the network as it was trained, and compare others with what that gives.
+
+    The model holds the trained weights and statistics of BatchNorm meanwhile, and afterwards what it held.
+
+    Args:
+        network: the network.
+        task: says how outputs are compared.
+        batch: the samples.
+        temperature: T of `Task.divergences`.
+        bfloat16: multiply matrices in bfloat16.
+
+    Returns:
+        Outputs for the same batch -> how far those of each sample are from the trained network's.
+    """
+    kind = network.device.type
+    coarse = torch.autocast(kind, torch.bfloat16, cache_enabled=False) if bfloat16 else nullcontext()
+    with torch.no_grad(), evaluating(network.model), network.trained.standing(network.layers), coarse:
+        trained = task.forward(network.model, batch)
+    return lambda outputs: task.divergences(outputs, trained.to(outputs.dtype), batch.targets, temperature)
