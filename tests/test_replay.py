@@ -396,6 +396,41 @@ def test_experts_have_no_products_with_the_trained_networks_inputs():
     assert sorted(seen) == sorted(trained.weights)
 
 
+class Sharing(nn.Module):
+    """A stack whose elements have a layer in common."""
+
+    def __init__(self):
+        super().__init__()
+        shared = nn.Linear(6, 6)
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({"own": nn.Linear(6, 6), "shared": shared}) for _ in range(3)
+        )
+        self.out = nn.Linear(6, 4)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = x + block["own"](block["shared"](x).relu())
+        return self.out(x)
+
+
+def test_decoder_layers_that_share_a_weight_are_not_gone_through_one_by_one():
+    net = networks.furnish(Sharing(), (6,), 0, 40)
+    layers, batches = find_layers(net.model), batches_of(net.task, 20)
+    trained = Trained({layer.name: layer.weight.detach().clone() for layer in layers})
+    before = all_inputs(net.model, net.task, batches, layers)
+    for layer in layers:
+        layer.write(0.5 * layer.weight.detach())
+    replay = Replay(net.model, net.task, batches, layers, gram=True, trained=trained)
+    order = [layer.name for group in replay.groups for layer in group]
+    assert order == ["blocks.0.shared", "blocks.0.own", "blocks.1.own", "blocks.2.own", "out"]
+    for number, group in enumerate(replay.groups):
+        found, now = replay.moments(number), all_inputs(net.model, net.task, batches, layers)
+        for layer in group:
+            x0, x = (torch.cat(each[layer.name]) for each in (before, now))
+            torch.testing.assert_close(found[layer.name].cross, x0.T @ x)
+            layer.write(0.25 * trained.weights[layer.name])
+
+
 class OneByOne(nn.Module):
     """Passes samples one by one, so that its layers run as often as there are samples."""
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from secateur import ICBS, Classification, LearnedMask, Mask, OneShot, SecateurError, prune
 from secateur.core.limit import Limit
-from secateur.pruners import Averaging, Batches, Stage, Trust
+from secateur.pruners import Averaging, Batches, Session, Stage, Trust
 from secateur.runs import RunFolder
 from secateur.runs.clock import Clock
 from secateur.runs.prune import _check
@@ -113,6 +113,34 @@ def test_stop_keeps_the_best_so_far_and_can_be_resumed(tmp_path):
     run = go(tmp_path / "run", stop=lambda: next(asked))
     assert (run.report["reason"], run.report["steps"]) == ("interrupted", 2)
     assert go(tmp_path / "run", resume=True).mask.same_as(whole.mask)
+
+
+def test_a_model_found_not_to_run_in_bfloat16_is_not_tried_again_after_a_resume(tmp_path, monkeypatch):
+    monkeypatch.setattr("secateur.pruners.session.has_fast_bfloat16", lambda _: True)
+    gradient, tried = Session.gradient, []
+
+    def fails_once(self, index, bfloat16=False, **more):
+        tried.append(bfloat16)
+        if bfloat16 and more["variant"] == 4:
+            raise ValueError("this mini-batch meets an expert in float32")
+        return gradient(self, index, bfloat16, **more)
+
+    monkeypatch.setattr(Session, "gradient", fails_once)
+    pruner = ICBS(averaging=Averaging(length=3, samples=16, rate=0.1), batches=Batches(guard=0))
+
+    def run(out, **more):
+        net = networks.mlp(samples=200)
+        return prune(
+            net.model.float(), net.task, pruner, density=0.5, budget="9steps", out=tmp_path / out, **more
+        )
+
+    whole = run("whole")
+    asked = iter([False, False, False, True])
+    assert run("cut", stop=lambda: next(asked)).report["steps"] == 3
+    tried.clear()
+    assert run("cut", resume=True).mask.same_as(whole.mask)
+    assert tried
+    assert not any(tried)
 
 
 SCRIPT = """

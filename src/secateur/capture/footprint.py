@@ -75,7 +75,7 @@ def footprint(model: nn.Module, task: Task, batch: Batch, layers: Sequence[Layer
     size = max(1, losses.numel())
     each = outputs.numel() * max(4, outputs.element_size())
     widest = max((numbers[x.name] + positions[x.name] * x.shape[0] for x in layers), default=0)
-    graph = sum(kept.values()) + 2 * each  # the outputs, and their gradient on the way back
+    graph = sum(kept.values()) + 3 * each  # the outputs; their gradient and the loss's on the way back
     forward = 3 * each + 4 * widest
     return Footprint(
         graph // size,

@@ -34,7 +34,7 @@ def mean_gradient(
         layers: the layers.
         bfloat16: multiply matrices in bfloat16 (torch.autocast); weights, gradients and sums
             over the batch stay in float32.
-        compare: outputs -> the loss of each sample, where that is not the task's own.
+        compare: outputs -> what is differentiated in the place of each sample's loss; None: the loss.
 
     Returns:
         The mean loss, nats a sample, and the gradients of those layers that the batch reached, in
@@ -51,8 +51,8 @@ def mean_gradient(
         with coarse:
             outputs = task.forward(model, batch)
         outputs = outputs.float() if bfloat16 else outputs
-        losses = task.losses(outputs, batch.targets) if compare is None else compare(outputs)
-        loss = losses.mean()
+        losses = task.losses(outputs if compare is None else outputs.detach(), batch.targets)
+        loss = (losses if compare is None else compare(outputs)).mean()
         found = torch.autograd.grad(loss, weights, allow_unused=True) if loss.requires_grad else ()
         value = float(losses.detach().double().mean())  # of finite losses it is finite
         if not math.isfinite(value):

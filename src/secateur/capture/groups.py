@@ -53,7 +53,7 @@ class Order:
         return self.places.get(layer.name, len(self.places))
 
 
-def owners(layers: Sequence[Layer], stack: Sequence[nn.Module]) -> dict[str, int | None]:
+def owners(layers: Sequence[Layer], stack: Sequence[nn.Module]) -> dict[str, int | None] | None:
     """Say to which decoder layer each layer belongs.
 
     Args:
@@ -61,7 +61,8 @@ def owners(layers: Sequence[Layer], stack: Sequence[nn.Module]) -> dict[str, int
         stack: the decoder layers.
 
     Returns:
-        The number by layer; None where it is used outside the stack, or in several of its elements.
+        The number by layer, None where it is used outside the stack; nothing where a weight is shared between
+        decoder layers, or with what is outside, so that they cannot be gone through one after the other.
     """
     holders: dict[int, set[int]] = defaultdict(set)
     for at, element in enumerate(stack):
@@ -71,7 +72,9 @@ def owners(layers: Sequence[Layer], stack: Sequence[nn.Module]) -> dict[str, int
     for layer in layers:
         used = [holders.get(id(module), set()) for module in layer.modules]
         mine = set().union(*used)
-        found[layer.name] = next(iter(mine)) if len(mine) == 1 and all(used) else None
+        if mine and not (len(mine) == 1 and all(used)):
+            return None
+        found[layer.name] = next(iter(mine), None)
     return found
 
 

@@ -74,8 +74,8 @@ class Replay:
     changed, for the next one's.
 
     Whether that is what a whole pass does is tried out on one sample first. Where it is not, as in a
-    model whose decoder layers do not follow on one another, or that has no stack of them, every
-    group is recorded in whole passes.
+    model whose decoder layers do not follow on one another, or share weights, or that has no stack of them,
+    every group is recorded in whole passes.
 
     Memory: the hidden state of every sample once, the pass of one batch, and the moments of a group. With
     trained weights also the hidden states of the trained network, the inputs that a batch gives the
@@ -116,14 +116,16 @@ class Replay:
         self._model, self._task, self._batches, self._gram = model, task, batches, gram
         self._layers, self._trained = layers, trained
         found = find_stack(model)
-        self._stack: list[nn.Module] = [] if found is None else list(found[1])
+        stack: list[nn.Module] = [] if found is None else list(found[1])
+        owner = owners(layers, stack)
+        self._stack = [] if owner is None else stack
+        self._owner = dict.fromkeys((layer.name for layer in layers), None) if owner is None else owner
         # Which decoder layer last passed each batch, and what it gave: one hidden state a batch.
         self._passed: list[_Passed] = [_NOT_PASSED] * len(batches)
         self._trained_passed = list(self._passed)
         trial = batches[0].split(1)[0]
         self._order, looks = self._look(trial)
         self.whole = not (self._stack and self._follows(trial, looks))
-        self._owner = owners(layers, self._stack)
         matrices = gram + (trained is not None)
         parts = [
             (at, piece)

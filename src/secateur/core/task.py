@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from secateur.core.errors import SecateurError
 
 Split = Literal["calibration", "evaluation"]
+INCOMPARABLE = (
+    "{} does not say how outputs are compared with the trained network's: leave temperature out, or "
+    "write its divergences."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,10 +186,12 @@ class Task(ABC):
         Raises:
             SecateurError: the task does not say how outputs are compared.
         """
-        raise SecateurError(
-            f"{type(self).__name__} does not say how outputs are compared with the trained network's: leave "
-            "temperature out, or write its divergences."
-        )
+        raise SecateurError(INCOMPARABLE.format(type(self).__name__))
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the task says how outputs are compared with the trained network's."""
+        return type(self).divergences is not Task.divergences
 
     @abstractmethod
     def sample_targets(self, outputs: Float[Tensor, "s ..."], generator: torch.Generator) -> Tensor:

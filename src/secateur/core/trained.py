@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from secateur.core.layer import Layer
@@ -20,7 +19,7 @@ class Trained:
     """
 
     weights: Mapping[str, Tensor]
-    statistics: Sequence[tuple[Tensor, Tensor]] = field(default=())
+    statistics: Sequence[tuple[Tensor, Tensor]] = ()
 
     @contextmanager
     def standing(self, layers: Sequence[Layer]) -> Iterator[None]:
@@ -40,15 +39,10 @@ class Trained:
             for layer in layers:
                 layer.write(self.weights[layer.name])
             for held, trained in self.statistics:
-                _copy(held, trained)
+                held.copy_(trained)
             yield
         finally:
             for layer, now in weights:
                 layer.write(now)
             for held, now in statistics:
-                _copy(held, now)
-
-
-@torch.no_grad()
-def _copy(target: Tensor, source: Tensor) -> None:
-    target.copy_(source)
+                held.copy_(now)

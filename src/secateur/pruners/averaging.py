@@ -84,10 +84,9 @@ class Averaging:
         length: mini-batches in a stage, at the end of which the guard samples are looked at; under a
             budget of seconds a stage also ends after 5 s.
         horizon: mini-batches in all, for a run without a budget.
-        temperature: T > 0; None: g is the gradient of the task's loss. Else that of the distance from the
-            trained network's outputs, T^2 KL(softmax(trained / T) || softmax(outputs / T)) (distillation:
-            Hinton et al. 2015, arXiv:1503.02531), which takes a forward pass more; guard and evaluation go by
-            the task's loss all the same.
+        temperature: T in (0, 100]; g is the gradient of the distance from the trained network's outputs then,
+            T^2 KL(softmax(trained / T) || softmax(outputs / T)) (`Task.divergences`; Hinton et al. 2015,
+            arXiv:1503.02531), and guard samples go by the loss all the same. None: the gradient of the loss.
         passes: over the data, beyond which the rate falls in proportion; None = 5 where there is less than a
             sample for 64 prunable weights, no bound otherwise; infinity = no bound.
         bfloat16: multiply matrices in bfloat16; None = where the hardware does so faster and the

@@ -1,6 +1,5 @@
 """Distillation: the loss that compares a pruned network with the trained one."""
 
-import math
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -12,6 +11,8 @@ from secateur.core.modes import evaluating
 from secateur.core.task import Batch, Task
 from secateur.pruners.network import Network
 
+# Above it little changes but the rounding, which is multiplied by T^2.
+HOTTEST = 100.0
 # Beside the trained weights: those that the model holds meanwhile, in float32.
 BYTES_A_WEIGHT = 4.0
 
@@ -24,10 +25,12 @@ def check_temperature(temperature: float | None, whose: str) -> None:
         whose: of what, for the message.
 
     Raises:
-        SecateurError: it is not positive and finite.
+        SecateurError: it is not above 0, or above `HOTTEST`.
     """
-    if temperature is not None and not 0 < temperature < math.inf:
-        raise SecateurError(f"the temperature of {whose} must be positive and finite, not {temperature}.")
+    if temperature is not None and not 0 < temperature <= HOTTEST:
+        raise SecateurError(
+            f"the temperature of {whose} must be above 0 and at most {HOTTEST:g}, not {temperature}."
+        )
 
 
 def distilled(

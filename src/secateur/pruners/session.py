@@ -212,8 +212,8 @@ class Session:
             index: which samples.
             bfloat16: multiply matrices in bfloat16.
             variant: the number of a mini-batch whose samples are varied; None: they are taken as they are.
-            temperature: that of the distance from the trained network's outputs, which is the loss then;
-                None: the task's loss is.
+            temperature: that of the distance from the trained network's outputs (`Task.divergences`), which
+                is differentiated then; None: the loss is.
 
         Returns:
             The loss, nats a sample, and the gradient of each layer that was reached; summed over passes
@@ -261,7 +261,7 @@ class Session:
             raise SecateurError("bfloat16 = true is for weights in float32: leave it out for this model.")
         if bfloat16 is None and single and has_fast_bfloat16(self.network.device):
             return self._fast_gradient(index, number, temperature)
-        return self.gradient(index, bool(bfloat16), number, temperature)
+        return self.gradient(index, bool(bfloat16), variant=number, temperature=temperature)
 
     def _fast_gradient(
         self, index: Tensor, number: int, temperature: float | None
@@ -270,16 +270,18 @@ class Session:
         # A model may mix types in ways that autocast cannot follow (index_put, routing between experts).
         if not self.exact:
             try:
-                return self.gradient(index, True, number, temperature)
-            except (SecateurError, RuntimeError, TypeError, ValueError) as error:
-                self.exact = not isinstance(error, torch.OutOfMemoryError)
+                return self.gradient(index, True, variant=number, temperature=temperature)
+            except torch.OutOfMemoryError:  # which float32 would not cure
+                raise
+            except (SecateurError, RuntimeError, TypeError, ValueError):
+                self.exact = True
                 # Where that fails as well, bfloat16 was not the reason.
-                found = self.gradient(index, False, number, temperature)
+                found = self.gradient(index, variant=number, temperature=temperature)
                 self.notice(
                     "the model does not run in bfloat16: mini-batches are passed in its own precision."
                 )
                 return found
-        return self.gradient(index, False, number, temperature)
+        return self.gradient(index, variant=number, temperature=temperature)
 
     def guard_loss(self, guard: Tensor) -> float | None:
         """Measure the mean loss of the guard samples at the start of a run.

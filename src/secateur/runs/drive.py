@@ -173,6 +173,7 @@ class Drive:
         self.clock.began = facts["began"]
         self._least = facts["least"]
         self._timings, self._save_seconds = facts.get("timings", []), facts.get("saving", 0.0)
+        self.session.exact = facts.get("exact", False)
         self.session.chunk = facts["chunk"]  # sums over passes are the same only over the same passes
         self._hold_back()
         self.session.network.write(state.mask, state.weights)
@@ -246,6 +247,7 @@ class Drive:
             "began": self.clock.began,
             "least": self._least,
             "chunk": self.session.chunk,
+            "exact": self.session.exact,
             "log_size": self.folder.log_size(),
         }
         self.folder.save_state(state, facts)

@@ -17,7 +17,7 @@ from secateur.core.budget import as_grouping
 from secateur.core.errors import SecateurError
 from secateur.core.limit import Limit
 from secateur.core.sizes import parse_bytes
-from secateur.core.task import Task
+from secateur.core.task import INCOMPARABLE, Task
 from secateur.pruners import ICBS, Network, Pruner, Recalibration, Refit, Session
 from secateur.runs.drive import Drive, Listener
 from secateur.runs.ending import Run
@@ -89,6 +89,8 @@ def prune(
     allocation = allocation or Uniform()
     groups = as_grouping(grouping or ("global" if isinstance(allocation, Global) else "layer"))
     bound = None if memory is None else parse_bytes(memory)
+    if not task.comparable and any(part.distils for part in (pruner, refit) if part is not None):
+        raise SecateurError(INCOMPARABLE.format(type(task).__name__))
     network = Network.of(model, task, include, exclude)
     counts = allocation.budget(network.shapes, density, groups, network.kernels)
     limit = Limit.parse(budget)
@@ -97,8 +99,8 @@ def prune(
     identity = {
         "model": network.fingerprint(),
         "data set": _data_digest(task),
-        "settings": f"{pruner!r} density={density} {allocation!r} {groups} seed={seed} "
-        f"samples={task.size('calibration')} {refit!r}"
+        "settings": f"{_settings(pruner)} density={density} {allocation!r} {groups} seed={seed} "
+        f"samples={task.size('calibration')} {_settings(refit)}"
         + (" recalibrate" if recalibrate else "")
         + task.variation,
     }
@@ -129,6 +131,11 @@ def prune(
         if folder is not None and not resume:
             folder.discard_unless_begun()
         raise
+
+
+def _settings(part: Pruner | Refit | None) -> str:
+    """Write all that decides a result, as in folders of runs that are older than temperatures."""
+    return repr(part).replace(", temperature=None", "")
 
 
 def _own_precision(device: torch.device) -> AbstractContextManager[Any]:

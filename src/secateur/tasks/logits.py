@@ -66,7 +66,7 @@ def softened_divergence(
         temperature: T > 0.
 
     Returns:
-        Nats, at least 0 but for rounding.
+        Nats, at least 0 but for rounding, which T^2 multiplies.
     """
     p, q = (widened(x).div(temperature).log_softmax(-1) for x in (logits, trained))
     return temperature**2 * nn.functional.kl_div(p, q, reduction="none", log_target=True).sum(-1)

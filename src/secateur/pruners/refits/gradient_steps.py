@@ -54,10 +54,9 @@ class GradientSteps(Refit):
         samples: in a mini-batch; None = 500, or a sixteenth of the data where that is less.
         batches: says how many guard samples are held back: as many as the pruner held back, or it has
             seen them.
-        temperature: T > 0; None: g is the gradient of the task's loss. Else that of the distance from the
-            trained network's outputs, T^2 KL(softmax(trained / T) || softmax(outputs / T)) (distillation:
-            Hinton et al. 2015, arXiv:1503.02531), which takes a forward pass more; the guard samples go by
-            the task's loss all the same.
+        temperature: T in (0, 100]; g is the gradient of the distance from the trained network's outputs then,
+            T^2 KL(softmax(trained / T) || softmax(outputs / T)) (`Task.divergences`; Hinton et al. 2015,
+            arXiv:1503.02531), and guard samples go by the loss all the same. None: the gradient of the loss.
         bfloat16: multiply matrices in bfloat16; None = where the hardware does so faster and the
             weights are in float32. Noise of mini-batches hides the rounding.
 

@@ -102,8 +102,8 @@ class LeastSquares(Refit):
 
     @property
     def bytes_a_weight(self) -> float:
-        """What it keeps for each prunable weight: its mask and its new value."""
-        return 8.0
+        """What it keeps for each prunable weight: mask, new value, and what stands aside meanwhile."""
+        return 9.0 if self.target == "network" else 5.0
 
     def records(self, session: Session, *, least: bool) -> int:
         """Hidden states, Gram matrices, and systems in float64."""
