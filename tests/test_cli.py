@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,9 @@ from secateur.cli.demo import Results, _verdict
 from secateur.cli.prune import next_folder, split_words
 from secateur.core.errors import SecateurError
 from secateur.core.mask import Mask
+from secateur.evaluation import evaluate
+from secateur.export.outcome import apply_outcome
+from secateur.recipes import load
 
 SMALL = """
 about = "very small"
@@ -149,6 +153,65 @@ def test_evaluate_notices_another_model(capsys, finished, tmp_path):
     )
     assert run(["evaluate", str(tmp_path)]) == 1
     assert "differ from the report" in lines(capsys)
+
+
+NET = """
+import torch
+
+
+def build():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(64, 3)).eval()
+"""
+
+
+def test_evaluate_a_classifiers_run_on_other_pictures(capsys, tmp_path):
+    image = pytest.importorskip("PIL.Image", reason="folders of pictures need Pillow: the extra images")
+    (tmp_path / "net.py").write_text(NET)
+    draw = np.random.default_rng(0)
+    pixels, labels = draw.integers(0, 256, (60, 6, 6, 3), dtype=np.uint8), np.arange(60) % 3
+    np.savez(tmp_path / "own.npz", x=pixels[:40], y=labels[:40])
+    np.savez(tmp_path / "other.npz", x=pixels[40:], y=labels[40:])
+    for at in range(40, 60):
+        place = tmp_path / "folder" / "abc"[labels[at]]
+        place.mkdir(parents=True, exist_ok=True)
+        image.fromarray(pixels[at]).save(place / f"{at}.png")
+    words = [
+        "prune", "--model", "net.py:build", "--data", "own.npz", "--channels-last", "true", "--inputs", "x",
+        "--labels", "y", "--data.normalisation", "{mean = [0.2], std = [0.3]}", "--density", "0.5",
+        "--budget", "2steps", "--out", "run", "--quiet",
+    ]  # fmt: skip
+    assert run(words) == 0
+    (tmp_path / "own.npz").unlink()  # which is not needed
+    capsys.readouterr()
+    for data in ("other.npz", "folder"):
+        assert run(["evaluate", "run", "--data", data]) == 0
+    told = lines(capsys)
+    assert "dense" in told
+    assert "pruned" in told
+    kept = json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert set(kept) == {"other.npz", "folder"}
+    recipe = load("run")
+    space = {}
+    exec(NET, space)
+    for data, found in kept.items():
+        # A fifth of the twenty is the evaluation part, drawn by the seed.
+        ((protocol, by_model),) = found.items()
+        assert protocol == "4 evaluation samples"
+        table = {"name": "arrays", "path": "other.npz", "inputs": "x", "labels": "y", "channels_last": True}
+        if data == "folder":
+            table = {"name": "images", "folder": "folder"}
+        table["normalisation"] = {"mean": [0.2], "std": [0.3]}
+        task = load({"data": table, "model": {"name": "function", "target": "net.py:build"}}).data.task()
+        model = space["build"]()
+        assert by_model["dense"]["loss"] == pytest.approx(evaluate(model, task)["loss"])
+        apply_outcome(model, tmp_path / "run")
+        assert by_model["pruned"]["loss"] == pytest.approx(evaluate(model, task)["loss"])
+        assert by_model["pruned"]["loss"] != by_model["dense"]["loss"]
+    assert recipe.data.normalisation.mean == (0.2,)
+    # The recipe's model by itself: nothing is pruned, and nothing kept.
+    assert run(["evaluate", "run/recipe.toml", "--data", "other.npz"]) == 0
+    assert "pruned" not in lines(capsys)
 
 
 def test_evaluate_a_recipe(capsys):

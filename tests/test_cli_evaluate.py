@@ -189,7 +189,10 @@ def test_without_other_data_it_is_the_runs_own(capsys):
         (["llama", "--data", "text.txt", "--include", "x"], "--include is about tasks of lm-eval"),
         (["llama", "--data", "text.txt", "--context", "64"], "at most 32, which is the model's window"),
         (["llama", "--zeroshot", "text.txt"], "line 1 of 'text.txt' is not JSON"),
-        (["digits", "--data", "text.txt"], "digits has no tokenizer"),
+        (["digits", "--data", "text.txt"], "'text.txt' is of no kind that is known: give as data a folder"),
+        (["digits", "--zeroshot", "q.jsonl"], "digits is of no language model"),
+        (["digits", "--data", "a.npz", "--zeroshot", "q.jsonl"], "give --data and nothing else"),
+        (["digits", "--data", "a.npz", "--context", "64"], "give --data and nothing else"),
         ([".", "--data", "text.txt"], "holds no mask.safetensors"),
     ],
 )

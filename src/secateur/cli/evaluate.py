@@ -1,6 +1,7 @@
 """`secateur evaluate`: measure a run's mask again, a recipe's dense model, or a model of Hugging Face."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from secateur.cli.language import Asked, keep_records, measure, print_records, read_records
+from secateur.cli.language import Asked, Records, keep_records, measure, print_records, read_records
 from secateur.cli.tables import metric
 from secateur.core.errors import SecateurError
 from secateur.evaluation import evaluate, sparsity
 from secateur.export.outcome import apply_outcome
-from secateur.recipes import Ingredients, load, prepare
-from secateur.recipes.quick import is_image_classifier, quick_recipe
+from secateur.recipes import Ingredients, Recipe, load, prepare
+from secateur.recipes.quick import is_image_classifier, other_pictures, quick_recipe
 
 # Sums in another order, on another number of threads, may differ so far.
 _TOLERANCE = 1e-4
@@ -46,7 +47,10 @@ def run_evaluate(subject: str, assets: str | None, batch_size: int | None, asked
             f"{subject} holds no mask.safetensors: give the folder of a run that came to its end, "
             "or a recipe."
         )
-    things = prepare(load(subject, assets=assets))
+    recipe = load(subject, assets=assets)
+    if asked.data is not None and not hasattr(recipe.data, "tokenizer"):
+        return _evaluate_pictures(recipe, asked, folder if is_run else None)
+    things = prepare(recipe)
     if asked:
         return _evaluate_language(things, asked, folder if is_run else None, subject)
     console = Console()
@@ -99,19 +103,44 @@ def _evaluate_language(things: Ingredients, asked: Asked, run: Path | None, subj
     """Measure the language model of a recipe; of a run, before and after pruning."""
     tokenizer = getattr(things.task, "tokenizer", None)
     if tokenizer is None:
-        other = f"{subject}/model, written with --save-model" if run else "the folder of its model"
         raise SecateurError(
-            f"{subject} has no tokenizer: --data, --zeroshot and --lm-eval of runs and recipes are for "
-            f"language models; to measure an image classifier on other pictures, give {other}, with --data."
+            f"{subject} is of no language model, which --zeroshot and --lm-eval are for: to measure it on "
+            "other pictures, give --data and nothing else."
         )
+    return _side_by_side(things.model, lambda name: measure(things.model, tokenizer, asked, name), run)
+
+
+def _evaluate_pictures(recipe: Recipe, asked: Asked, run: Path | None) -> int:
+    """Measure the classifier of a recipe on other pictures; of a run, before and after pruning."""
+    if asked.zeroshot or asked.lm_eval or asked.context is not None or asked.stride is not None:
+        raise SecateurError(
+            "--zeroshot, --lm-eval, --context and --stride are for language models: to measure a classifier "
+            "on other pictures, give --data and nothing else."
+        )
+    data = str(asked.data)
+    table = recipe.table
+    things = prepare(load({**table, "data": other_pictures(table["data"], data)}))
+    console = Console()
+    for remark in things.task.remarks:
+        console.print(remark, style="dim", highlight=False, markup=False, soft_wrap=True)
+
+    def records(_: str) -> Records:
+        found = evaluate(things.model, things.task, batch_size=asked.batch_size)
+        return {data: {f"{found['samples']:,.0f} evaluation samples": found}}
+
+    return _side_by_side(things.model, records, run)
+
+
+def _side_by_side(model: nn.Module, measured: Callable[[str], Records], run: Path | None) -> int:
+    """Measure a dense model, and what a run made of it; keep both."""
     console = Console()
     if run is None:
-        print_records(console, {"dense": measure(things.model, tokenizer, asked, "dense")})
+        print_records(console, {"dense": measured("dense")})
         return 0
     read_records(run)  # before hours are spent
-    by_model = {"dense": measure(things.model, tokenizer, asked, "dense")}
-    _apply(console, things.model, run)
-    by_model["pruned"] = measure(things.model, tokenizer, asked, "pruned")
+    by_model = {"dense": measured("dense")}
+    _apply(console, model, run)
+    by_model["pruned"] = measured("pruned")
     print_records(console, by_model)
     console.print(f"added to {keep_records(run, by_model)}", highlight=False, soft_wrap=True)
     return 0

@@ -1,9 +1,12 @@
 """A recipe from a model and data alone: what each is shows in its path."""
 
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from secateur.core.errors import SecateurError
+from secateur.core.registry import lookup
 from secateur.pretrained import PROCESSOR, is_folder, load_config, read_config
 
 _VISION = "ForImageClassification"  # DeiTForImageClassificationWithTeacher is one, too
@@ -20,6 +23,11 @@ _FIRST = {
 }  # fmt: skip
 _PICTURES = ("images", "arrays", "idx")
 _TIMM = "timm:"
+# Of data alone, not of how pictures are prepared.
+_OWN = {
+    "path", "folder", "division", "augmentation", "configuration", "split", "evaluation_split",
+    "evaluation_inputs", "evaluation_labels",
+}  # fmt: skip
 _KNOWN = (
     "a folder with one folder of pictures a class, a .zip of it, an .npz, .pt or .safetensors file of arrays "
     "or a data set of Hugging Face"
@@ -80,6 +88,24 @@ def is_image_classifier(model: str) -> bool:
             return False
     names = config.get("architectures") or ()
     return any(_VISION in str(name) for name in names)
+
+
+def other_pictures(own: Mapping[str, Any], data: str) -> dict[str, Any]:
+    """Write the data table of other pictures, prepared as those of a recipe are.
+
+    Args:
+        own: the data table of the recipe, with every default written out.
+        data: as for `quick_recipe`, of pictures.
+
+    Returns:
+        The table: where the pictures are, and of the recipe's settings those that it has, too, but how they
+        are divided and varied; names of arrays and columns are kept for data of the same kind.
+    """
+    table = _data(data, {})
+    kept = {field.name for field in fields(lookup("data", table["name"]))} - _OWN
+    if own.get("name") != table["name"]:
+        kept -= {"inputs", "labels"}
+    return {name: value for name, value in own.items() if name in kept} | table
 
 
 def _model(model: str, data: str, given: frozenset[str]) -> tuple[dict[str, Any], dict[str, Any] | None]:
