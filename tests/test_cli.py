@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from secateur.cli.app import run
 from secateur.cli.demo import Results, _verdict
@@ -166,7 +167,6 @@ def build():
 
 
 def test_evaluate_a_classifiers_run_on_other_pictures(capsys, tmp_path):
-    image = pytest.importorskip("PIL.Image", reason="folders of pictures need Pillow: the extra images")
     (tmp_path / "net.py").write_text(NET)
     draw = np.random.default_rng(0)
     pixels, labels = draw.integers(0, 256, (60, 6, 6, 3), dtype=np.uint8), np.arange(60) % 3
@@ -175,7 +175,7 @@ def test_evaluate_a_classifiers_run_on_other_pictures(capsys, tmp_path):
     for at in range(40, 60):
         place = tmp_path / "folder" / "abc"[labels[at]]
         place.mkdir(parents=True, exist_ok=True)
-        image.fromarray(pixels[at]).save(place / f"{at}.png")
+        Image.fromarray(pixels[at]).save(place / f"{at}.png")
     words = [
         "prune", "--model", "net.py:build", "--data", "own.npz", "--channels-last", "true", "--inputs", "x",
         "--labels", "y", "--data.normalisation", "{mean = [0.2], std = [0.3]}", "--density", "0.5",
