@@ -5,15 +5,18 @@ import re
 
 import pytest
 import torch
+from torch import nn
 
-from secateur import ICBS, GradientSteps, OneShot, SecateurError, prune
+from secateur import ICBS, Classification, GradientSteps, OneShot, SecateurError, prune
 from secateur.allocation import Uniform
 from secateur.capture import footprint
+from secateur.capture.live import LiveBytes
 from secateur.cli.app import run as command
 from secateur.core.records import SampleGradients
 from secateur.core.sizes import in_words, parse_bytes
 from secateur.core.tape import Tape
 from secateur.curvature import EmpiricalFisher, Fisher, GaussNewton
+from secateur.models import ViT
 from secateur.pruners import Batches, Network, Session, Stage
 from secateur.runs.memory import Needs, plan
 from secateur.scores import Gradient, Magnitude, Wanda
@@ -39,6 +42,13 @@ def a_llama():
     )
     ids = torch.randint(16, (16, 8), generator=torch.Generator().manual_seed(1))
     return transformers.LlamaForCausalLM(config).eval(), CausalLM.from_ids(ids)
+
+
+def a_vit():
+    pictures = torch.randn(20, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    model = ViT(channels=3, size=(16, 16), patch=4, width=32, depth=2, heads=2, classes=4).build()
+    return model.eval(), Classification.from_arrays(pictures, torch.arange(20) % 4)
 
 
 # Amounts in words.
@@ -202,6 +212,32 @@ def test_the_footprint_grows_with_the_sample_and_leaves_weights_out():
     # At the least, the input of each layer is kept.
     assert one.graph > 4 * 8 * (16 + 16 + 24)
     assert not any(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("inplace", "most"), [(False, 8000), (True, 4016)])
+def test_live_bytes_are_those_of_what_is_held_at_the_same_time(inplace, most):
+    model = nn.Sequential(nn.Linear(4, 1000), nn.ReLU(inplace), nn.Flatten(), nn.Linear(1000, 4))
+    inputs = torch.ones(1, 4)
+    with torch.no_grad(), LiveBytes() as live:
+        outputs = model(inputs)
+        model[0].weight.zero_()  # was there before
+        inputs.add_(1)
+    assert live.peak == most
+    assert live.now == 16
+    del outputs
+    assert live.now == 0
+
+
+@pytest.mark.parametrize("make", [a_llama, lambda: (networks.mlp().model, networks.mlp().task), a_vit])
+def test_passes_take_what_is_foreseen(make):
+    model, task = make()
+    session = Session(
+        network := Network.of(model, task, None), task, Uniform().budget(network.shapes, 0.5, "layer"), 0
+    )
+    one = footprint(model, task, session.batch(torch.tensor([0])), network.layers)
+    with LiveBytes() as live:
+        session.losses(torch.arange(8))
+    assert 0.7 * 8 * one.forward < live.peak <= 1.1 * 8 * one.forward
 
 
 # A bound on the run.

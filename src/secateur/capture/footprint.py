@@ -1,7 +1,7 @@
 """What one sample takes in memory, measured before a run."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.capture.inputs import listening
+from secateur.capture.live import LiveBytes
 from secateur.core.inputs import Inputs
 from secateur.core.layer import Layer
-from secateur.core.modes import differentiable
+from secateur.core.modes import differentiable, evaluating
 from secateur.core.task import Batch, Task
 
 
@@ -21,8 +22,8 @@ class Footprint:
 
     Attributes:
         graph: of autograd's graph in a forward and backward pass, and of the outputs and their gradient.
-        forward: of a forward pass alone: the outputs, their copies in the loss, and the widest layer's inputs
-            and outputs.
+        forward: of a forward pass alone and the loss: the sample, the most that tensors took meanwhile, and a
+            copy of the widest inputs of a layer.
         outputs: of the outputs alone.
         positions: positions that one sample gives a layer, by layer.
         inputs: numbers that it gives a layer, by layer: those of a convolution are fewer than its patches'.
@@ -36,7 +37,9 @@ class Footprint:
 
 
 def footprint(model: nn.Module, task: Task, batch: Batch, layers: Sequence[Layer]) -> Footprint:
-    """Pass a batch forward, and count what autograd keeps of it; weights are not counted.
+    """Pass a batch forward twice, and count what autograd keeps of it, and what it takes without autograd.
+
+    Weights are not counted.
 
     Args:
         model: the network.
@@ -74,9 +77,10 @@ def footprint(model: nn.Module, task: Task, batch: Batch, layers: Sequence[Layer
         losses = task.losses(outputs, batch.targets)
     size = max(1, losses.numel())
     each = outputs.numel() * max(4, outputs.element_size())
-    widest = max((numbers[x.name] + positions[x.name] * x.shape[0] for x in layers), default=0)
+    with evaluating(model), torch.no_grad(), LiveBytes() as live:
+        task.losses(task.forward(model, batch), batch.targets)
     graph = sum(kept.values()) + 3 * each  # the outputs; their gradient and the loss's on the way back
-    forward = 3 * each + 4 * widest
+    forward = _bytes(batch.inputs) + live.peak + 4 * max(numbers.values(), default=0)
     return Footprint(
         graph // size,
         forward // size,
@@ -84,3 +88,9 @@ def footprint(model: nn.Module, task: Task, batch: Batch, layers: Sequence[Layer
         {name: -(-count // size) for name, count in positions.items()},
         {name: -(-count // size) for name, count in numbers.items()},
     )
+
+
+def _bytes(inputs: Any) -> int:
+    """Count the bytes of a tensor, or of several by name."""
+    tensors = inputs.values() if isinstance(inputs, Mapping) else (inputs,)
+    return sum(x.numel() * x.element_size() for x in tensors if isinstance(x, Tensor))
