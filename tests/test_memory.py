@@ -228,6 +228,27 @@ def test_live_bytes_are_those_of_what_is_held_at_the_same_time(inplace, most):
     assert live.now == 0
 
 
+class Graph(nn.Module):
+    """Multiplies with a sparse matrix, which has no storage of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 6), nn.Linear(6, 4)
+        self.register_buffer("edges", torch.eye(6).to_sparse())
+
+    def forward(self, x):
+        return self.last(torch.sparse.mm(self.edges, self.first(x.float()).T).T)
+
+
+def test_networks_with_sparse_matrices_are_measured_too():
+    net = networks.mlp()
+    batch = net.task.batch("calibration", torch.arange(1), torch.device("cpu"))
+    model = Graph()
+    found = footprint(model, net.task, batch, Network(model).layers)
+    assert found.forward > 4 * 6
+    assert found.graph > 4 * 6
+
+
 @pytest.mark.parametrize("make", [a_llama, lambda: (networks.mlp().model, networks.mlp().task), a_vit])
 def test_passes_take_what_is_foreseen(make):
     model, task = make()

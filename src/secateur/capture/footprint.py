@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.capture.inputs import listening
-from secateur.capture.live import LiveBytes
+from secateur.capture.live import LiveBytes, storages
 from secateur.core.inputs import Inputs
 from secateur.core.layer import Layer
 from secateur.core.modes import differentiable, evaluating
@@ -50,15 +50,13 @@ def footprint(model: nn.Module, task: Task, batch: Batch, layers: Sequence[Layer
     Returns:
         The bytes a sample.
     """
-    own = {parameter.untyped_storage().data_ptr() for parameter in (*model.parameters(), *model.buffers())}
+    own = {storage.data_ptr() for storage in storages((*model.parameters(), *model.buffers()))}
     kept: dict[int, int] = {}
     positions: Counter[str] = Counter()
     numbers: Counter[str] = Counter()
 
     def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+        kept.update((s.data_ptr(), s.nbytes()) for s in storages([tensor]) if s.data_ptr() not in own)
         return tensor
 
     def give(tensor: Any) -> Any:

@@ -1,8 +1,10 @@
 """How much memory tensors take while something is computed, at the most."""
 
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -25,19 +27,16 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, and count what it made."""
-        before = {_key(each) for each in (*args, *(kwargs or {}).values()) if isinstance(each, Tensor)}
+        given = {_key(storage) for storage in storages((*args, *(kwargs or {}).values()))}
         result = function(*args, **(kwargs or {}))
-        for made in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(made, Tensor) and _key(made) not in before:
-                self._add(made)
+        for storage in storages(result if isinstance(result, tuple | list) else (result,)):
+            if _key(storage) not in given | self._alive:
+                self._count(storage)
         return result
 
-    def _add(self, made: Tensor) -> None:
+    def _count(self, storage: torch.UntypedStorage) -> None:
         """Count a storage until it is freed."""
-        storage, key = made.untyped_storage(), _key(made)
-        if key in self._alive:
-            return
-        size = storage.nbytes()
+        key, size = _key(storage), storage.nbytes()
         self._alive.add(key)
         self.now += size
         self.peak = max(self.peak, self.now)
@@ -49,6 +48,18 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def _key(tensor: Tensor) -> int:
+def storages(values: Iterable[Any]) -> list[torch.UntypedStorage]:
+    """Give the memory that tensors lie in.
+
+    Args:
+        values: anything.
+
+    Returns:
+        The storages of those values that are tensors; a sparse one has none of its own.
+    """
+    return [x.untyped_storage() for x in values if isinstance(x, Tensor) and x.layout == torch.strided]
+
+
+def _key(storage: torch.UntypedStorage) -> int:
     """Tell storages apart: by their handle, as an empty one has no address."""
-    return tensor.untyped_storage()._cdata
+    return storage._cdata
