@@ -19,7 +19,7 @@ from secateur.runs.memory import plan
 from secateur.runs.prune import _settings
 from secateur.tasks.causal_lm import IGNORED, CausalLM
 from secateur.tasks.classification import Classification
-from secateur.tasks.logits import softened_divergence
+from secateur.tasks.divergence import softened_divergence
 from secateur.testing import networks
 
 AVERAGING = Averaging(length=3, samples=8)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 
 import torch
 from jaxtyping import Float
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from secateur.core.errors import SecateurError
 from secateur.core.layer import Layer
-from secateur.core.modes import differentiable, widened
+from secateur.core.modes import differentiable, multiplying, widened
 from secateur.core.task import Batch, Task, check_losses
 
 
@@ -45,10 +44,7 @@ def mean_gradient(
     """
     weights = list({id(layer.parameter): layer.parameter for layer in layers}.values())
     with differentiable(model, weights):
-        # Weights are written between passes, so that no cast of them may be kept.
-        kind = weights[0].device.type
-        coarse = torch.autocast(kind, torch.bfloat16, cache_enabled=False) if bfloat16 else nullcontext()
-        with coarse:
+        with multiplying(weights[0].device, bfloat16):
             outputs = task.forward(model, batch)
         outputs = outputs.float() if bfloat16 else outputs
         losses = task.losses(outputs if compare is None else outputs.detach(), batch.targets)

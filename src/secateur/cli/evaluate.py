@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from secateur.cli.language import Asked, Records, keep_records, measure, print_records, read_records
+from secateur.cli.language import Asked, measure
+from secateur.cli.records import Records, keep_records, print_records, read_records
 from secateur.cli.tables import metric
 from secateur.core.errors import SecateurError
 from secateur.evaluation import evaluate, sparsity
@@ -92,8 +93,7 @@ def _evaluate_classifier(path: str, asked: Asked) -> int:
     things = prepare(load(quick_recipe(path, asked.data)))
     found = evaluate(things.model, things.task, batch_size=asked.batch_size)
     console = Console()
-    for remark in things.task.remarks:
-        console.print(remark, style="dim", highlight=False, markup=False, soft_wrap=True)
+    _remark(console, things)
     metrics = {name: value for name, value in found.items() if name not in ("samples", "seconds")}
     console.print(_table(metrics, {}, int(found["samples"])))
     return 0
@@ -120,9 +120,7 @@ def _evaluate_pictures(recipe: Recipe, asked: Asked, run: Path | None) -> int:
     data = str(asked.data)
     table = recipe.table
     things = prepare(load({**table, "data": other_pictures(table["data"], data)}))
-    console = Console()
-    for remark in things.task.remarks:
-        console.print(remark, style="dim", highlight=False, markup=False, soft_wrap=True)
+    _remark(Console(), things)
 
     def records(_: str) -> Records:
         found = evaluate(things.model, things.task, batch_size=asked.batch_size)
@@ -144,6 +142,12 @@ def _side_by_side(model: nn.Module, measured: Callable[[str], Records], run: Pat
     print_records(console, by_model)
     console.print(f"added to {keep_records(run, by_model)}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _remark(console: Console, things: Ingredients) -> None:
+    """Say what a user should know of how the data were read."""
+    for remark in things.task.remarks:
+        console.print(remark, style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
 def _apply(console: Console, model: nn.Module, folder: Path) -> None:

@@ -1,7 +1,8 @@
 """Modes of a model: evaluation, gradients, precision."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,19 @@ def widened(x: Tensor) -> Tensor:
         The same; itself where it is not in half precision.
     """
     return x.float() if x.dtype in HALF else x
+
+
+def multiplying(device: torch.device, bfloat16: bool) -> AbstractContextManager[Any]:
+    """Multiply matrices in bfloat16 for a while (torch.autocast), or as the weights say.
+
+    Args:
+        device: where.
+        bfloat16: whether.
+
+    Returns:
+        The context. Casts of weights are not kept, as weights are written between passes.
+    """
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False) if bfloat16 else nullcontext()
 
 
 @contextmanager

@@ -1,13 +1,12 @@
 """Distillation: the loss that compares a pruned network with the trained one."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from secateur.core.errors import SecateurError
-from secateur.core.modes import evaluating
+from secateur.core.modes import evaluating, multiplying
 from secateur.core.task import Batch, Task
 from secateur.pruners.network import Network
 
@@ -50,8 +49,7 @@ def distilled(
     Returns:
         Outputs for the same batch -> how far those of each sample are from the trained network's.
     """
-    kind = network.device.type
-    coarse = torch.autocast(kind, torch.bfloat16, cache_enabled=False) if bfloat16 else nullcontext()
-    with torch.no_grad(), evaluating(network.model), network.trained.standing(network.layers), coarse:
+    standing, coarse = network.trained.standing(network.layers), multiplying(network.device, bfloat16)
+    with torch.no_grad(), evaluating(network.model), standing, coarse:
         trained = task.forward(network.model, batch)
     return lambda outputs: task.divergences(outputs, trained.to(outputs.dtype), batch.targets, temperature)

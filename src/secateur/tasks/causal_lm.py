@@ -11,7 +11,7 @@ from secateur.core.errors import SecateurError
 from secateur.core.modes import widened
 from secateur.core.stack import find_stack
 from secateur.core.task import Batch, Split, Task
-from secateur.tasks.logits import softened_divergence
+from secateur.tasks.divergence import softened_divergence
 
 # What a position's target is where nothing is to be predicted; torch's own default.
 IGNORED = -100

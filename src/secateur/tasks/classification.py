@@ -14,10 +14,11 @@ from secateur.core.errors import SecateurError
 from secateur.core.modes import widened
 from secateur.core.task import Batch, Split, Task
 from secateur.tasks.augmentation import Augmentation
+from secateur.tasks.divergence import softened_divergence
 from secateur.tasks.division import Division
 from secateur.tasks.from_torch import read_dataset
 from secateur.tasks.labels import matching
-from secateur.tasks.logits import as_logits, refuse_inputs, softened_divergence
+from secateur.tasks.logits import as_logits, refuse_inputs
 from secateur.tasks.samples import Labelled, Normalisation, Samples
 
 # Numbers in the inputs of a pass, at most, where samples are pictures: 2,730 of 32 x 32, 55 of 224 x 224.
