@@ -32,6 +32,7 @@ from common import ROOT, Run, assets, machine, refresh, spread, table
 from torch import nn
 
 from secateur import (
+    ADMM,
     ICBS,
     Classification,
     GradientSteps,
@@ -183,6 +184,7 @@ def methods(budget: float, refit: float, mask: float, density: float) -> dict[st
     steps = GradientSteps(time=refit / budget - squares.share)
     both = Successive(squares, steps)
     taught = Successive(squares, replace(steps, temperature=temperature))
+    chosen = Successive(ADMM(samples=DRAWN), taught.second)
     careful = ICBS(averaging=Averaging(rate=CAREFUL))
     return {
         "magnitude": Method(OneShot(Magnitude()), runs=1),
@@ -196,6 +198,7 @@ def methods(budget: float, refit: float, mask: float, density: float) -> dict[st
         f"iCBS, {mask:g} s, recalibrated": Method(ICBS(), limit=mask, recalibrate=True),
         "SparseGPT": Method(SparseGPT(samples=DRAWN), allocations=equal),
         "Gram swaps, least-squares refit": Method(swaps, squares, allocations=equal),
+        "magnitude, ADMM": Method(OneShot(Magnitude()), ADMM(samples=DRAWN)),
         f"magnitude, successive refits, {budget:g} s": Method(OneShot(Magnitude()), both, budget),
         f"iCBS, {budget - refit:g} s, successive refits, {refit:g} s": Method(careful, both, budget),
         f"magnitude, successive refits, distilled, {budget:g} s": Method(
@@ -204,6 +207,8 @@ def methods(budget: float, refit: float, mask: float, density: float) -> dict[st
         f"iCBS, {budget - refit:g} s, successive refits, distilled, {refit:g} s": Method(
             careful, taught, budget
         ),
+        f"magnitude, ADMM and steps, {budget:g} s": Method(OneShot(Magnitude()), chosen, budget),
+        f"iCBS, {budget - refit:g} s, ADMM and steps, {refit:g} s": Method(careful, chosen, budget),
     }
 
 

@@ -190,7 +190,7 @@ def test_a_share_of_the_budget_is_held_back_and_the_budget_is_kept(refit):
 @REFITS
 def test_weights_that_are_not_finite_are_refused_and_the_mask_is_kept(refit, monkeypatch):
     monkeypatch.setattr(
-        type(refit), "__call__", lambda self, s, mask, w: {n: m * torch.nan for n, m in mask.items()}
+        type(refit), "__call__", lambda self, s, mask, w: (mask, {n: m * torch.nan for n, m in mask.items()})
     )
     net = networks.mlp()
     before = {name: value.clone() for name, value in net.model.state_dict().items()}
@@ -238,7 +238,7 @@ def test_one_step_is_that_of_adam():
     refit = GradientSteps(rate=0.01, steps=1, samples=1000, batches=Batches(guard=0))
     pool = torch.arange(session.task.size("calibration"))
     _, gradients = session.gradient(pool)
-    found = refit(session, mask, {})
+    _, found = refit(session, mask, {})
     for name, kept in mask.items():
         before = session.network.reference[name] * kept
         size = before[kept].square().mean().sqrt()
@@ -251,7 +251,7 @@ def test_the_weights_with_the_lowest_guard_loss_are_returned():
     session, mask = begun(networks.mlp(samples=200))
     _, guard = session.divided(Batches())
     before = session.mean_loss(guard)
-    found = GradientSteps(rate=30.0, steps=50, samples=8)(session, mask, {})
+    _, found = GradientSteps(rate=30.0, steps=50, samples=8)(session, mask, {})
     session.network.write(mask, found)
     assert session.mean_loss(guard) == pytest.approx(before, rel=1e-12)
 
@@ -330,7 +330,7 @@ def test_a_refused_step_is_tried_again_with_more_damping_on_the_same_batch(monke
 
     monkeypatch.setattr(FisherSteps, "_solve", hear)
     monkeypatch.setattr(Session, "record", count)
-    found = FisherSteps(steps=1, damping=0.001)(session, mask, {})
+    _, found = FisherSteps(steps=1, damping=0.001)(session, mask, {})
     assert [step for step, _ in asked] == [0] * len(asked)
     assert [d for _, d in asked] == pytest.approx([0.001 * 8**n for n in range(len(asked))])
     assert asked[-1][1] >= 0.5
@@ -365,7 +365,7 @@ def test_steps_that_never_help_end_and_change_nothing(monkeypatch):
 
     monkeypatch.setattr(FisherSteps, "_solve", uphill)
     monkeypatch.setattr(fisher_steps, "_LENGTHS", (10.0, 1.0))
-    found = FisherSteps(steps=2)(session, mask, {})
+    _, found = FisherSteps(steps=2)(session, mask, {})
     assert asked == [0] * fisher_steps._ATTEMPTS + [1] * fisher_steps._ATTEMPTS
     for name, weight in found.items():
         assert torch.equal(weight, session.network.reference[name] * mask[name])
@@ -403,7 +403,7 @@ def test_a_state_comes_back_in_the_order_of_the_model():
 def test_a_refit_that_does_harm_is_said_to(monkeypatch):
     harm = FisherSteps()
     monkeypatch.setattr(
-        FisherSteps, "__call__", lambda self, s, mask, w: {n: 50.0 * m for n, m in mask.items()}
+        FisherSteps, "__call__", lambda self, s, mask, w: (mask, {n: 50.0 * m for n, m in mask.items()})
     )
     net = networks.mlp()
     run = prune(net.model, net.task, MAGNITUDE, density=0.5, refit=harm)
@@ -430,7 +430,7 @@ class Scaled(Refit):
 
     def __call__(self, session, mask, weights):
         last = list(mask)[-1]
-        return {last: self.factor * weights.get(last, session.network.reference[last])}
+        return mask, {last: self.factor * weights.get(last, session.network.reference[last])}
 
 
 def test_a_second_refit_that_does_harm_is_undone():

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from secateur.evaluation import evaluate as evaluate
     from secateur.export import apply_mask as apply_mask
     from secateur.export import save_checkpoint as save_checkpoint
+    from secateur.pruners import ADMM as ADMM
     from secateur.pruners import ICBS as ICBS
     from secateur.pruners import DSnoT as DSnoT
     from secateur.pruners import FisherSteps as FisherSteps
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from secateur.tasks import Classification as Classification
 
 _HOMES = {
+    "ADMM": "pruners",
     "BlockProblem": "core.problem",
     "ICBS": "pruners",
     "CausalLM": "tasks",

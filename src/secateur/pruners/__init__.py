@@ -12,7 +12,7 @@ from secateur.pruners.one_shot import OneShot
 from secateur.pruners.pruner import Outcome, Pruner, State
 from secateur.pruners.recalibration import Recalibrated, Recalibration
 from secateur.pruners.refit import Refit
-from secateur.pruners.refits import FisherSteps, GradientSteps, LeastSquares, Successive
+from secateur.pruners.refits import ADMM, FisherSteps, GradientSteps, LeastSquares, Successive
 from secateur.pruners.sequential import SequentialOneShot
 from secateur.pruners.session import Session
 from secateur.pruners.sparsegpt import SparseGPT
@@ -20,7 +20,7 @@ from secateur.pruners.swaps import GramSwaps
 from secateur.pruners.trust import Region, Trust
 
 __all__ = [
-    "ICBS", "Averaging", "Batches", "DSnoT", "FisherSteps", "GradientSteps", "GramSwaps", "Layerwise",
+    "ADMM", "ICBS", "Averaging", "Batches", "DSnoT", "FisherSteps", "GradientSteps", "GramSwaps", "Layerwise",
     "LearnedMask", "LeastSquares", "Network", "OneShot", "Outcome", "Pruner", "Recalibrated", "Recalibration",
     "Refit", "Region", "SequentialOneShot", "Session", "Site", "SparseGPT", "Stage", "State",
     "Successive", "Trust",

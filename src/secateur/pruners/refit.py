@@ -1,4 +1,4 @@
-"""The abstract refit: new values for the weights that a mask keeps."""
+"""The abstract refit: new values for the weights that are kept."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -11,9 +11,14 @@ from secateur.pruners.session import Session
 
 
 class Refit(ABC):
-    """Changes the kept weights after the mask is found. Its fields are its settings."""
+    """Changes the kept weights after the mask is found, or which are kept. Its fields are its settings."""
 
     part_name: ClassVar[str] = "refit"
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it chooses anew which weights are kept, and takes from the mask no more than the counts."""
+        return False
 
     @property
     def share(self) -> float:
@@ -39,7 +44,9 @@ class Refit(ABC):
         return 0
 
     @abstractmethod
-    def __call__(self, session: Session, mask: Mask, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def __call__(
+        self, session: Session, mask: Mask, weights: Mapping[str, Tensor]
+    ) -> tuple[Mask, dict[str, Tensor]]:
         """Refit the kept weights; the model holds them, masked, and may be written to meanwhile.
 
         Args:
@@ -48,5 +55,6 @@ class Refit(ABC):
             weights: by layer, where they are not the reference weights any more.
 
         Returns:
-            The weights of every layer it changed, [out, in]; what the mask prunes in them is not looked at.
+            The mask, the one given or another that meets the budget; and the weights of every layer that was
+            changed, [out, in], of which those that the mask prunes are not looked at.
         """

@@ -10,6 +10,11 @@ from secateur.runs.memory import Needs
 STARTED_ONLY = (
     "not one step fitted into the budget, so that this is the one-shot mask it starts from: give more time."
 )
+COUNTS_ONLY = (
+    "the refit chooses anew which weights are kept, and takes of the mask before it the counts of groups, "
+    "which the allocation gives already: have that mask drawn in one shot (--pruner one-shot) and leave the "
+    "time to the refit, or let the layers compete (--allocation global)."
+)
 NO_STATISTICS = (
     "nothing is recalibrated, as the model has no BatchNorm layer with running statistics (frozen ones stay "
     "as they are): leave recalibrate out."

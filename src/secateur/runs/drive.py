@@ -13,8 +13,8 @@ from secateur.core.events import Evaluated, Event, Finished, Noticed, Started, S
 from secateur.core.limit import Limit
 from secateur.core.mask import Mask
 from secateur.evaluation import evaluate
-from secateur.pruners import Outcome, Pruner, Recalibration, Refit, Session, State
-from secateur.runs.cautions import NO_STATISTICS, STARTED_ONLY, cautions
+from secateur.pruners import OneShot, Outcome, Pruner, Recalibration, Refit, Session, State
+from secateur.runs.cautions import COUNTS_ONLY, NO_STATISTICS, STARTED_ONLY, cautions
 from secateur.runs.clock import Clock
 from secateur.runs.ending import Ending, Run, save_outcome, save_pruned
 from secateur.runs.folder import REPORT, RunFolder
@@ -133,6 +133,9 @@ class Drive:
             self.notice(caution)
         if self.recalibration is not None and self.ending.recalibration is None:
             self.notice(NO_STATISTICS)
+        layered = self.session.budget.grouping != "global"
+        if self.refit is not None and self.refit.chooses and layered and not isinstance(self.pruner, OneShot):
+            self.notice(COUNTS_ONLY)
 
     def _start(self) -> State:
         """Evaluate the dense model, draw the one-shot mask, evaluate that."""

@@ -124,7 +124,7 @@ class Ending:
         share = self.refit.share if self.refit is not None else 0.0
         network.write(mask, weights)
         loss = None if self.alone else self.evaluate("masked").get("loss")
-        recalibrated, refitted = None, None
+        recalibrated, refitted = None, False
         if self.recalibration is not None:
             clock.reserve = closing + share * (clock.limit.seconds or 0.0)
             recalibrated = self._recalibrate(self.recalibration)
@@ -132,13 +132,13 @@ class Ending:
                 loss = self._judge("recalibration", loss, "recalibrated")
         if self.refit is not None:
             clock.reserve = closing
-            refitted = self._refit(self.refit, mask, weights)
+            mask, weights, refitted = self._refit(self.refit, mask, weights)
         self._judge("recalibration" if self.refit is None else "refit", loss, "pruned")
         made = Made(
             mask,
-            weights if refitted is None else refitted,
+            weights,
             {} if recalibrated is None else {key: x.clone() for key, x in network.statistics.items()},
-            None if refitted is None else self.refit,
+            self.refit if refitted else None,
             recalibrated,
         )
         if recalibrated is None and not network.has_trained_statistics():
@@ -168,25 +168,30 @@ class Ending:
             )
             return None
 
-    def _refit(self, refit: Refit, mask: Mask, weights: dict[str, Tensor]) -> dict[str, Tensor] | None:
-        """Give the kept weights new values, and write them to the model; None where that failed."""
+    def _refit(
+        self, refit: Refit, mask: Mask, weights: dict[str, Tensor]
+    ) -> tuple[Mask, dict[str, Tensor], bool]:
+        """Give the mask and the weights after a refit, and say whether there was one or it failed."""
         network = self.session.network
         try:
             with self.session.timed("refit"):
-                found = {**weights, **refit(self.session, mask, weights)}
+                kept, changed = refit(self.session, mask, weights)
+            found = {**weights, **changed}
             bad = [name for name, weight in found.items() if not torch.isfinite(weight).all()]
             if bad:
                 raise SecateurError(f"weights of layer '{bad[0]}' became NaN or infinite.")
+            if not self.session.budget.is_met_by(kept):
+                raise SecateurError("the mask that it gave does not meet the budget.")
         except _FAILURES as error:
             network.write(mask, weights)
             self.notice(
                 "the refit failed, and the weights are as the mask left them (a smaller rate, more "
                 f"damping or another refit may do): {error}"
             )
-            return None
-        found = {name: torch.where(mask[name], w, 0).to(network.reference[name]) for name, w in found.items()}
-        network.write(mask, found)
-        return found
+            return mask, weights, False
+        found = {name: torch.where(kept[name], w, 0).to(network.reference[name]) for name, w in found.items()}
+        network.write(kept, found)
+        return kept, found, True
 
     def _judge(self, what: str, before: float | None, subject: str) -> float | None:
         """Evaluate the network, and say so where what was done to it did harm."""

@@ -100,7 +100,9 @@ class FisherSteps(Refit):
         samples = 1 if least else self.gradient_samples(session)
         return sum(session.record_bytes(layer, samples, self.draws) for layer in session.network.layers)
 
-    def __call__(self, session: Session, mask: Mask, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def __call__(
+        self, session: Session, mask: Mask, weights: Mapping[str, Tensor]
+    ) -> tuple[Mask, dict[str, Tensor]]:
         """Step from the weights that the model holds."""
         reference = session.network.reference
         first = {n: torch.where(mask[n], weights.get(n, reference[n]), 0) for n in mask}
@@ -129,7 +131,7 @@ class FisherSteps(Refit):
                 "the refit by Fisher steps found nothing better, or had no time to: the weights are as the "
                 "mask left them; give more time, or another refit."
             )
-        return values
+        return mask, values
 
     def _fitting(self, session: Session) -> int:
         """Give the samples of a batch whose tape there is room for."""

@@ -108,7 +108,9 @@ class GradientSteps(Refit):
     def _size(self, pool: Tensor) -> int:
         return min(pool.numel(), self.samples or max(1, min(500, pool.numel() // _SHARE)))
 
-    def __call__(self, session: Session, mask: Mask, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def __call__(
+        self, session: Session, mask: Mask, weights: Mapping[str, Tensor]
+    ) -> tuple[Mask, dict[str, Tensor]]:
         """Go down the loss from the weights that the model holds."""
         network = session.network
         values = _Kept(session, mask, weights)
@@ -135,10 +137,10 @@ class GradientSteps(Refit):
                 if loss < lowest:
                     best, lowest = values.clone(), loss
         if step and (guard.numel() == 0 or session.mean_loss(guard) < lowest):
-            return dict(values)
+            return mask, dict(values)
         if not lowest < first:
             session.notice(NOTHING)
-        return best
+        return mask, best
 
     def _draws(self, session: Session, pool: Tensor, size: int) -> Iterator[tuple[float, Tensor]]:
         """Give mini-batches while there is time, each with the share of the time that is spent."""

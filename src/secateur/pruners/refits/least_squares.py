@@ -10,7 +10,6 @@ from torch import Tensor
 
 from secateur.capture.replay import sequentially
 from secateur.core.errors import SecateurError
-from secateur.core.layer import Layer
 from secateur.core.mask import Mask
 from secateur.core.moments import Moments
 from secateur.core.registry import register
@@ -28,6 +27,27 @@ from secateur.pruners.session import Session
 Target = Literal["network", "layer"]
 
 _BYTES = 2**28  # of the systems that are solved together
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of a layer that have the same inputs, and what they are to become.
+
+    Attributes:
+        name: the layer.
+        matrix: H of its live inputs, in float64.
+        target: the right-hand sides b: of each row w, w'H w / 2 - b.w is minimised.
+        trained: the trained weights.
+        kept: the weights that are kept.
+        now: what the weights are, of which those that are pruned are not looked at.
+    """
+
+    name: str
+    matrix: Float[Tensor, "i i"]
+    target: Float[Tensor, "o i"]
+    trained: Float[Tensor, "o i"]
+    kept: Bool[Tensor, "o i"]
+    now: Float[Tensor, "o i"]
 
 
 @register("refit", "least-squares")
@@ -116,7 +136,9 @@ class LeastSquares(Refit):
         """How many have hidden states, and a matrix for each layer: the pruned one, and the trained one."""
         return 2 if self.target == "network" else 1
 
-    def __call__(self, session: Session, mask: Mask, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def __call__(
+        self, session: Session, mask: Mask, weights: Mapping[str, Tensor]
+    ) -> tuple[Mask, dict[str, Tensor]]:
         """Refit one layer after the other, and write it to the model.
 
         Args:
@@ -125,7 +147,7 @@ class LeastSquares(Refit):
             weights: by layer, where they are not the reference weights any more.
 
         Returns:
-            The weights of the layers that were reached, 0 where pruned.
+            The mask, and the weights of the layers that were reached, 0 where pruned.
         """
         network = session.network
         index = calibration_samples(session, self.samples)
@@ -138,7 +160,7 @@ class LeastSquares(Refit):
             limit=gram_room(session, self.memory, self.samples, self._networks),
             trained=network.trained if self.target == "network" else None,
         )
-        refitted: dict[str, Tensor] = {}
+        masks, refitted = dict(mask), {}
         for group, moments in groups:
             if session.out_of_time(0.0):
                 session.notice(
@@ -147,49 +169,49 @@ class LeastSquares(Refit):
                 )
                 break
             note_few(session, moments)
-            found = self._group(session, mask, weights, group, moments)
-            write_layers([layer for layer in group if layer.name in found], found)
-            refitted |= found
-        return refitted
+            for name in (layer.name for layer in group):
+                now = weights.get(name, network.reference[name])
+                masks[name], refitted[name] = self._refit(session, name, moments[name], mask[name], now)
+            write_layers(group, refitted)
+        return Mask(masks, mask.metadata), refitted
 
-    def _group(
+    def _refit(
         self,
         session: Session,
-        mask: Mask,
-        weights: Mapping[str, Tensor],
-        group: list[Layer],
-        moments: dict[str, Moments],
-    ) -> dict[str, Tensor]:
-        """Refit the layers of a group."""
-        found: dict[str, Tensor] = {}
-        for layer in group:
-            name, trained = layer.name, session.network.reference[layer.name]
-            new = weights.get(name, trained).clone()
-            for rows, sums in moments[name].by_group(len(trained)):
-                gram, now = sums.gram, new[rows]
-                assert gram is not None
-                live = gram.diagonal() > 0  # weights of inputs that are always 0 can be anything
-                if bool(live.any()):
-                    matrix = solvable(session, name, gram[live][:, live], self.damping)
-                    target = _target(sums, trained[rows], live, matrix)
-                    kept = mask[name][rows][:, live]
-                    now[:, live] = self._solve(session, name, matrix, kept, target, now[:, live])
-            found[name] = torch.where(mask[name], new, 0)
-        return found
+        name: str,
+        moments: Moments,
+        mask: Bool[Tensor, "o i"],
+        weights: Float[Tensor, "o i"],
+    ) -> tuple[Bool[Tensor, "o i"], Float[Tensor, "o i"]]:
+        """Give a layer's mask and weights."""
+        trained, mask, weights = session.network.reference[name], mask.clone(), weights.clone()
+        for rows, sums in moments.by_group(len(trained)):
+            gram, kept, now = sums.gram, mask[rows], weights[rows]
+            assert gram is not None
+            live = gram.diagonal() > 0  # weights of inputs that are always 0 can be anything
+            if bool(live.any()):
+                matrix = solvable(session, name, gram[live][:, live], self.damping)
+                target = _target(sums, trained[rows], live, matrix)
+                site = Rows(name, matrix, target, trained[rows][:, live], kept[:, live], now[:, live])
+                kept[:, live], now[:, live] = self._fit(session, site)
+        return mask, torch.where(mask, weights, 0)
 
-    def _solve(
-        self, session: Session, name: str, matrix: Tensor, kept: Tensor, target: Tensor, now: Tensor
-    ) -> Tensor:
-        """Solve the rows of a layer one way or the other."""
+    def _fit(self, session: Session, rows: Rows) -> tuple[Bool[Tensor, "o i"], Float[Tensor, "o i"]]:
+        """Give the mask and the weights of rows that have the same inputs."""
+        return rows.kept, self._solve(session, rows, rows.kept).to(rows.now.dtype)
+
+    def _solve(self, session: Session, rows: Rows, kept: Bool[Tensor, "o i"]) -> Float[Tensor, "o i"]:
+        """Solve the rows for what is kept, one way or the other."""
+        name, matrix, target, now = rows.name, rows.matrix, rows.target, rows.now.double()
         if len(matrix) <= self.direct:
-            return solve_rows(matrix, kept, target).to(now.dtype)
-        found, left = descend_rows(matrix, kept, target, now.double(), self.iterations, self.tolerance)
+            return solve_rows(matrix, kept, target)
+        found, left = descend_rows(matrix, kept, target, now, self.iterations, self.tolerance)
         if left > self.tolerance:
             session.notice(
                 f"the refit of layer '{name}' ended after {self.iterations} iterations at a relative "
                 f"residual of {left:.1g}: allow more iterations, or use more damping."
             )
-        return found.to(now.dtype)
+        return found
 
 
 def _target(sums: Moments, trained: Tensor, live: Tensor, matrix: Tensor) -> Float[Tensor, "o i"]:

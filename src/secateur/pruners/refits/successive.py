@@ -20,10 +20,11 @@ from secateur.pruners.session import Session
 class Successive(Refit):
     """One refit, then another from where the first one ends; of the stops on the way the best is taken.
 
-    Least squares of the layers' outputs need few samples and fit none of them by heart, but know nothing of
-    the loss; steps down the loss do, but have nothing to go by where the mask fits the samples already. So
-    the second goes on from the first even where that raised the loss, and the loss of the guard samples
-    decides in the end between the weights as they were, the first refit, and both.
+    Least squares of the layers' outputs (`LeastSquares`; `ADMM`, which also chooses the mask for them) need
+    few samples and fit none of them by heart, but know nothing of the loss; steps down the loss do, but have
+    nothing to go by where the mask fits the samples already. So the second goes on from the first even where
+    that raised the loss, and the loss of the guard samples decides in the end between mask and weights as
+    they were, the first refit, and both.
 
     Attributes:
         first: a refit; one of this kind makes three of two.
@@ -60,6 +61,11 @@ class Successive(Refit):
         return 4.0 + max(self.first.bytes_a_weight, self.second.bytes_a_weight)
 
     @property
+    def chooses(self) -> bool:
+        """Whether one of them does."""
+        return self.first.chooses or self.second.chooses
+
+    @property
     def distils(self) -> bool:
         """Whether one of them does."""
         return self.first.distils or self.second.distils
@@ -72,18 +78,21 @@ class Successive(Refit):
         """Those of the larger."""
         return max(refit.records(session, least=least) for refit in (self.first, self.second))
 
-    def __call__(self, session: Session, mask: Mask, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def __call__(
+        self, session: Session, mask: Mask, weights: Mapping[str, Tensor]
+    ) -> tuple[Mask, dict[str, Tensor]]:
         """Refit twice, and judge each stop on the way."""
         _, guard = session.divided(self.batches)
-        now, best, first = dict(weights), dict(weights), session.mean_loss(guard)
-        lowest = first
+        now, first = dict(weights), session.mean_loss(guard)
+        best, lowest = (mask, now), first
         for refit in (self.first, self.second):
-            now = {**now, **refit(session, mask, now)}
+            mask, found = refit(session, mask, now)
+            now = {**now, **found}
             session.network.write(mask, now)
             loss = session.mean_loss(guard)
             if loss < lowest:
-                best, lowest = now, loss
-        session.network.write(mask, best)
+                best, lowest = (mask, now), loss
+        session.network.write(*best)
         if not lowest < first:
             session.notice(
                 "the successive refits were undone, as neither lowered the loss of the guard samples "
