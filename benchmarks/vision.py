@@ -178,13 +178,19 @@ def resnet() -> nn.Module:
 
 def methods(budget: float, refit: float, mask: float, density: float) -> dict[str, Method]:
     """Give what is compared at a density."""
-    temperature = FOLLOWING if density > LEAST_FOLLOWING else 1.0
+    follows = density > LEAST_FOLLOWING
+    temperature = FOLLOWING if follows else 1.0
     every = Batches(size=CALIBRATION, guard=0)
     swaps, squares, equal = GramSwaps(samples=DRAWN), LeastSquares(samples=DRAWN), ("equal",)
     steps = GradientSteps(time=refit / budget - squares.share)
     both = Successive(squares, steps)
     taught = Successive(squares, replace(steps, temperature=temperature))
-    chosen = Successive(ADMM(samples=DRAWN), taught.second)
+    # Near the trained network more pictures are worth their time, and large steps lead away from it.
+    chosen = ADMM(samples=2 * DRAWN if follows else DRAWN)
+    after = GradientSteps(
+        rate=0.005 if follows else 0.01, time=refit / budget - chosen.share, temperature=temperature
+    )
+    anew = Successive(chosen, after)
     careful = ICBS(averaging=Averaging(rate=CAREFUL))
     return {
         "magnitude": Method(OneShot(Magnitude()), runs=1),
@@ -198,7 +204,7 @@ def methods(budget: float, refit: float, mask: float, density: float) -> dict[st
         f"iCBS, {mask:g} s, recalibrated": Method(ICBS(), limit=mask, recalibrate=True),
         "SparseGPT": Method(SparseGPT(samples=DRAWN), allocations=equal),
         "Gram swaps, least-squares refit": Method(swaps, squares, allocations=equal),
-        "magnitude, ADMM": Method(OneShot(Magnitude()), ADMM(samples=DRAWN)),
+        "magnitude, ADMM": Method(OneShot(Magnitude()), chosen),
         f"magnitude, successive refits, {budget:g} s": Method(OneShot(Magnitude()), both, budget),
         f"iCBS, {budget - refit:g} s, successive refits, {refit:g} s": Method(careful, both, budget),
         f"magnitude, successive refits, distilled, {budget:g} s": Method(
@@ -207,8 +213,8 @@ def methods(budget: float, refit: float, mask: float, density: float) -> dict[st
         f"iCBS, {budget - refit:g} s, successive refits, distilled, {refit:g} s": Method(
             careful, taught, budget
         ),
-        f"magnitude, ADMM and steps, {budget:g} s": Method(OneShot(Magnitude()), chosen, budget),
-        f"iCBS, {budget - refit:g} s, ADMM and steps, {refit:g} s": Method(careful, chosen, budget),
+        f"magnitude, ADMM and steps, {budget:g} s": Method(OneShot(Magnitude()), anew, budget),
+        f"iCBS, {budget - refit:g} s, ADMM and steps, {refit:g} s": Method(careful, anew, budget),
     }
 
 

@@ -11,10 +11,10 @@ from torch import nn
 from secateur import ADMM, ICBS, GradientSteps, LeastSquares, Mask, OneShot, SecateurError, Successive, prune
 from secateur.allocation import Global, Uniform
 from secateur.core.ranks import as_rows, count_rows, from_rows, mark_best
+from secateur.export.outcome import apply_outcome
 from secateur.pruners import Network, Session, SparseGPT
-from secateur.pruners.refits.admm import best_support
+from secateur.pruners.refits.admm import best_support, without_dead
 from secateur.pruners.refits.least_squares import solve_rows
-from secateur.runs.folder import RunFolder
 from secateur.scores import Magnitude, Wanda
 from secateur.testing import networks
 
@@ -70,7 +70,7 @@ def test_small_layers_come_close_to_the_best_mask_there_is(density):
     found, first, best = 0.0, 0.0, 0.0
     for seed in range(6):
         matrix, target, weight, kept = problem(3, 6, seed, density)
-        mask = best_support(matrix, target, weight, kept, "layer")
+        mask = best_support(matrix, target, weight, kept, "layer")[0]
         scale = float(((weight @ matrix) * weight).sum())
         least = best_of_all(matrix, target, weight, kept)
         assert error(matrix, target, weight, mask) >= least * (1 - 1e-9)
@@ -87,7 +87,7 @@ def test_small_layers_come_close_to_the_best_mask_there_is(density):
 )  # fmt: skip
 def test_every_group_keeps_its_count(outs, ins, seed, density, grouping):
     matrix, target, weight, kept = problem(outs, ins, seed, density, grouping)
-    mask = best_support(matrix, target, weight, kept, grouping)
+    mask = best_support(matrix, target, weight, kept, grouping)[0]
     assert torch.equal(count_rows(as_rows(mask, grouping)), count_rows(as_rows(kept, grouping)))
 
 
@@ -99,7 +99,7 @@ def test_of_uncorrelated_inputs_the_weights_worth_most_are_kept(grouping):
     scale = 0.1 + 10 * torch.rand(48, generator=draw, dtype=torch.float64)
     kept = from_rows(mark_best(as_rows(weight.abs(), "output"), 16), "output", weight.shape)
     counts = count_rows(as_rows(kept, grouping))
-    mask = best_support(torch.diag(scale), weight * scale, weight, kept, grouping)
+    mask, _ = best_support(torch.diag(scale), weight * scale, weight, kept, grouping)
     worth = weight.square() * scale
     best = from_rows(mark_best(as_rows(worth, grouping), counts), grouping, weight.shape)
     assert float(worth[~mask].sum()) <= 1.005 * float(worth[~best].sum())
@@ -131,7 +131,7 @@ def test_of_wider_layers_the_error_is_far_below_that_of_other_masks():
             "Wanda": best(weight.abs() * x.norm(dim=0)),
             "SparseGPT": SparseGPT(damping=1e-9).prune_layer(session, site, torch.Generator())[0],
         }
-        mask = best_support(matrix, target, weight, site.mask, "layer")
+        mask, _ = best_support(matrix, target, weight, site.mask, "layer")
         ours = error(matrix, target, weight, mask)
         for name, other in masks.items():
             ratios[name] += ours / error(matrix, target, weight, other) / 4
@@ -198,9 +198,86 @@ def test_a_mask_that_is_better_already_is_kept(monkeypatch):
     network = Network(net.model)
     session = Session(network, net.task, Uniform().budget(network.shapes, 0.5, "layer"), 0)
     mask, _ = session.one_shot(Wanda(), torch.arange(40))
-    monkeypatch.setattr("secateur.pruners.refits.admm.best_support", lambda *args, **_: ~args[3])
+    monkeypatch.setattr("secateur.pruners.refits.admm.best_support", lambda *args, **_: (~args[3], args[2]))
     same, _ = ADMM()(session, mask, {})
     assert same.same_as(mask)
+
+
+def test_of_rows_that_are_groups_each_takes_the_better_mask(monkeypatch):
+    """One row is given the opposite of its mask, the others what ADMM found."""
+    net = networks.mlp()
+    network = Network(net.model)
+    session = Session(network, net.task, Uniform().budget(network.shapes, 0.5, "output"), 0)
+    mask, _ = session.one_shot(Wanda(), torch.arange(40))
+    first = next(iter(mask))
+    found, _ = ADMM()(session, mask, {})
+    session.network.write(mask)
+
+    def spoilt(matrix, target, start, kept, grouping, **more):
+        best, weights = best_support(matrix, target, start, kept, grouping, **more)
+        best[0] = ~kept[0]
+        return best, weights
+
+    monkeypatch.setattr("secateur.pruners.refits.admm.best_support", spoilt)
+    other, _ = ADMM()(session, mask, {})
+    assert torch.equal(other[first][0], mask[first][0])
+    assert torch.equal(other[first][1:], found[first][1:])
+    assert not torch.equal(found[first][1:], mask[first][1:])
+
+
+@pytest.mark.parametrize("grouping", ["layer", "output"])
+def test_nothing_is_kept_where_inputs_are_always_zero(grouping):
+    """Magnitude keeps weights of dead inputs; here their places go to others."""
+    net = networks.mlp()
+    dead = [0, 3]
+    net.task.samples.calibration.inputs[:, dead] = 0
+    network = Network(net.model)
+    session = Session(network, net.task, Uniform().budget(network.shapes, 0.5, grouping), 0)
+    mask, _ = session.one_shot(Magnitude(), torch.arange(4))
+    first = next(iter(mask))
+    assert mask[first][:, dead].any()
+    found, _ = ADMM()(session, mask, {})
+    assert not found[first][:, dead].any()
+    assert session.budget.is_met_by(found)
+    same, _ = LeastSquares()(session, mask, {})
+    assert same.same_as(mask)
+
+
+def test_dead_inputs_of_columns_and_of_whole_layers_stay_as_they_are():
+    mask = torch.tensor([[True, False, True], [False, True, False]])
+    weight, norms = torch.ones(2, 3), torch.tensor([[0.0, 1.0, 1.0]])
+    assert torch.equal(without_dead(mask, weight, norms, "input"), mask)
+    assert torch.equal(without_dead(mask, weight, torch.zeros(1, 3), "layer"), mask)
+    moved = without_dead(mask, weight, norms, "output")
+    assert torch.equal(moved, torch.tensor([[False, True, True], [False, True, False]]))
+
+
+def test_a_matrix_without_eigenvectors_leaves_the_layer_its_mask(monkeypatch):
+    def fail(*_):
+        raise torch.linalg.LinAlgError("no convergence")
+
+    monkeypatch.setattr(torch.linalg, "eigh", fail)
+    net = networks.mlp()
+    run = prune(net.model, net.task, OneShot(), density=0.5, refit=ADMM())
+    plain = networks.mlp()
+    assert run.mask.same_as(prune(plain.model, plain.task, OneShot(), density=0.5).mask)
+    assert any("ADMM failed on layer" in notice for notice in run.report["notices"])
+    assert run.report["weights"].startswith("refit by ADMM(")
+
+
+def test_a_clock_that_runs_out_ends_the_rounds():
+    matrix, target, weight, kept = problem(8, 20, 0)
+    asked = []
+
+    def late(seconds):
+        asked.append(seconds)
+        return len(asked) == 3
+
+    mask, weights = best_support(matrix, target, weight, kept, "layer", out_of_time=late)
+    assert len(asked) == 3
+    assert asked == sorted(asked)
+    assert mask.sum() == kept.sum()
+    assert torch.equal(weights != 0, mask)
 
 
 def test_one_after_the_other_goes_on_with_the_mask_it_found():
@@ -211,6 +288,7 @@ def test_one_after_the_other_goes_on_with_the_mask_it_found():
     mask = prune(plain.model, plain.task, OneShot(), density=0.3).mask
     assert run.mask.flips(mask) > 0
     assert run.report["flips"] == run.mask.flips(mask)
+    assert run.report["refit_flips"] == run.mask.layer_flips(mask)
     assert run.report["weights"].startswith("refit by Successive(first=ADMM(")
     figures = run.report["evaluation"]
     assert figures["pruned"]["loss"] < figures["masked"]["loss"]
@@ -236,25 +314,53 @@ def test_where_it_does_harm_the_guard_brings_the_mask_back(monkeypatch):
         assert torch.equal(ours, theirs)
 
 
-def test_a_run_folder_has_the_mask_of_the_refit(tmp_path):
-    net = networks.mlp()
+def test_a_run_folder_has_the_mask_of_the_refit_and_can_be_applied(tmp_path):
+    net, plain, again = networks.mlp(), networks.mlp(), networks.mlp()
     out = tmp_path / "run"
-    run = prune(net.model, net.task, OneShot(), density=0.4, allocation=Global(), refit=ADMM(), out=str(out))
-    assert RunFolder(out).path.joinpath("mask.safetensors").exists()
+    options = {"density": 0.4, "allocation": Global()}
+    run = prune(net.model, net.task, OneShot(), refit=ADMM(), out=out, **options)
+    assert run.mask.flips(prune(plain.model, plain.task, OneShot(), **options).mask) > 0
     assert Mask.load(out / "mask.safetensors").same_as(run.mask)
+    apply_outcome(again.model, out)
+    for ours, theirs in zip(net.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_mask_that_breaks_the_budget_is_refused_and_nothing_is_lost(monkeypatch):
+    def careless(self, session, mask, weights):
+        return Mask({name: torch.ones_like(kept) for name, kept in mask.items()}), {}
+
+    monkeypatch.setattr(ADMM, "__call__", careless)
+    net = networks.mlp()
+    run = prune(net.model, net.task, OneShot(), density=0.5, refit=ADMM())
+    assert run.mask.density == pytest.approx(0.5, abs=0.01)
+    assert run.report["weights"] == "mask only"
+    assert any("does not meet the budget" in notice for notice in run.report["notices"])
+
+
+def test_statistics_of_another_mask_are_said_to_be(monkeypatch):
+    parts = (nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, networks.CLASSES))
+    net = networks.furnish(nn.Sequential(*parts), (6,), 0, 60)
+    run = prune(net.model, net.task, OneShot(), density=0.5, refit=ADMM(), recalibrate=True)
+    assert any("estimated for the mask before the refit" in notice for notice in run.report["notices"])
 
 
 @pytest.mark.parametrize(
-    ("pruner", "allocation", "said"),
-    [(ICBS(), Uniform(), True), (ICBS(), Global(), False), (OneShot(), Uniform(), False)],
-    ids=["searched", "competing", "one shot"],
+    ("make", "pruner", "allocation", "said"),
+    [
+        (networks.mlp, ICBS(), Uniform(), True),
+        (networks.mlp, ICBS(), Global(), False),
+        (networks.mlp, OneShot(), Uniform(), False),
+        (grouped, ICBS(), Uniform(), False),
+    ],
+    ids=["searched", "competing", "one shot", "convolutions in groups"],
 )
-def test_a_search_whose_mask_is_not_used_is_said_to_be_in_vain(pruner, allocation, said):
-    """Where the allocation gives the counts, nothing is left of the mask before it."""
-    net = networks.mlp()
+def test_a_search_whose_mask_is_not_used_is_said_to_be_in_vain(make, pruner, allocation, said):
+    """Where the allocation gives the counts, little is left of the mask before it."""
+    net = make()
     refit = Successive(ADMM(), GradientSteps(steps=2))
     run = prune(net.model, net.task, pruner, density=0.5, allocation=allocation, budget="1steps", refit=refit)
-    assert any("takes of the mask before it" in notice for notice in run.report["notices"]) == said
+    assert any("little more than the counts" in notice for notice in run.report["notices"]) == said
 
 
 def test_without_time_mask_and_weights_stay():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from secateur import ICBS, Classification, GradientSteps, SecateurError, prune
+from secateur import ICBS, Classification, GradientSteps, SecateurError, Successive, prune
 from secateur.allocation import Uniform
 from secateur.cli.app import run
 from secateur.core.modes import has_fast_bfloat16
@@ -329,3 +329,10 @@ def test_a_refit_in_bfloat16_is_refused_where_weights_are_not_in_float32():
     session = session_of(task_of(torch.float64), network(torch.float64))
     with pytest.raises(SecateurError, match="bfloat16 = true is for weights in float32"):
         GradientSteps(steps=2, bfloat16=True)(session, session.network.dense_mask(), {})
+    stepped = []
+    with pytest.raises(SecateurError, match="bfloat16 = true is for weights in float32"):
+        prune(
+            network(torch.float64), task_of(torch.float64), PRUNER, density=0.5, budget="2steps",
+            refit=Successive(second=GradientSteps(bfloat16=True)), listeners=[stepped.append],
+        )  # fmt: skip
+    assert not stepped  # at once, not when the mask is found

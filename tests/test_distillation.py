@@ -82,6 +82,23 @@ def test_at_high_temperatures_it_is_half_the_variance_of_the_differences():
     torch.testing.assert_close(softened_divergence(logits, trained, 1e4), expected, rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("temperature", [0.1, 4.0])
+def test_masked_labels_add_nothing_and_have_no_gradient(kind, temperature):
+    draw = torch.Generator().manual_seed(0)
+    logits, trained = torch.randn(2, 3, 5, generator=draw).to(kind)
+    for each in (logits, trained):
+        each[:, 2] = -torch.inf
+    logits.requires_grad_()
+    found = softened_divergence(logits, trained, temperature)
+    others = [0, 1, 3, 4]
+    torch.testing.assert_close(found, softened_divergence(logits[:, others], trained[:, others], temperature))
+    found.sum().backward()
+    assert torch.isfinite(logits.grad).all()
+    assert not logits.grad[:, 2].any()
+    assert logits.grad[:, others].any()
+
+
 def test_half_precision_is_widened():
     logits, trained = torch.randn(2, 2, 5, generator=torch.Generator().manual_seed(0)).half()
     found = softened_divergence(logits, trained, 2.0)
@@ -274,7 +291,8 @@ def test_a_task_that_cannot_compare_outputs_is_refused_at_once(averaging, refit)
         )  # fmt: skip
     assert not heard
     assert ICBS(averaging=WARM).distils
-    assert not ICBS(averaging=WARM, share=0.0).distils
+    with pytest.raises(SecateurError, match="share = 0 leaves it no time"):
+        ICBS(averaging=WARM, share=0.0)
 
 
 def test_folders_that_are_older_than_temperatures_are_gone_on_with():

@@ -16,7 +16,7 @@ from secateur.capture import moments
 from secateur.core.budget import Budget
 from secateur.core.moments import Moments
 from secateur.core.ranks import as_rows, from_rows, mark_best
-from secateur.pruners import LeastSquares, Network, SequentialOneShot, Session, Site, SparseGPT, State
+from secateur.pruners import ADMM, LeastSquares, Network, SequentialOneShot, Session, Site, SparseGPT, State
 from secateur.pruners.calibration import calibration_samples
 from secateur.pruners.damping import damped
 from secateur.pruners.layerwise import Layerwise
@@ -556,8 +556,9 @@ def mixtral(transformers):
     return transformers.MixtralForCausalLM(config)
 
 
+@pytest.mark.parametrize("refit", [LeastSquares(), ADMM()], ids=["least squares", "ADMM"])
 @pytest.mark.parametrize("make", [gpt2, mixtral])
-def test_transposed_weights_and_experts_are_pruned_refitted_saved_and_taken_up_again(tmp_path, make):
+def test_transposed_weights_and_experts_are_pruned_refitted_saved_and_taken_up_again(tmp_path, make, refit):
     transformers = pytest.importorskip("transformers")
     draw = torch.Generator().manual_seed(0)
     task = CausalLM.from_ids(torch.randint(13, (12, 9), generator=draw))
@@ -567,7 +568,7 @@ def test_transposed_weights_and_experts_are_pruned_refitted_saved_and_taken_up_a
         return make(transformers).eval()
 
     whole, broken = fresh(), fresh()
-    options = {"density": 0.5, "grouping": "output", "refit": LeastSquares()}
+    options = {"density": 0.5, "grouping": "output", "refit": refit}
     run = prune(whole, task, SparseGPT(), **options)
     assert run.report["density"]["overall"] == pytest.approx(0.5, abs=0.02)
     for layer in Network(whole, task.prunable(whole)).layers:

@@ -35,6 +35,7 @@ from secateur.core.task import Batch
 from secateur.curvature import EmpiricalFisher, Fisher, Gram, Hessian
 from secateur.export import apply_mask, save_checkpoint, save_pretrained
 from secateur.pruners import (
+    ADMM,
     Averaging,
     Batches,
     DSnoT,
@@ -435,6 +436,7 @@ REFITS: dict[str, Refit] = {
     "fisher": FisherSteps(steps=2, iterations=3, samples=8, batches=Batches(guard=4)),
     "least squares": LeastSquares(damping=0.1),
     "least squares by descent": LeastSquares(damping=0.1, direct=0),
+    "ADMM": ADMM(damping=0.1),
 }
 
 

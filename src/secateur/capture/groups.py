@@ -1,6 +1,6 @@
 """Groups of layers whose inputs are recorded together, in the order in which a model runs them."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,10 +17,12 @@ class Order:
     Attributes:
         places: when each layer, by name, and each decoder layer, by number, first ran.
         sources: when the first of the layers ran that were given the same inputs as a layer was at first.
+        calls: how often each layer ran.
     """
 
     places: dict[str | int, int] = field(default_factory=dict)
     sources: dict[str, int] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
     _latest: Latest[int] = field(default_factory=Latest)
 
     def reach(self, number: int) -> None:
@@ -38,6 +40,7 @@ class Order:
             name: the layer.
             inputs: that it is given.
         """
+        self.calls[name] += 1
         place = self.places.setdefault(name, len(self.places))
         self.sources.setdefault(name, self._latest.of(inputs, lambda: place))
 

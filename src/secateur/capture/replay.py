@@ -1,8 +1,8 @@
 """Inputs of layers, one decoder layer after the other, while the layers before are changed."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -75,7 +75,9 @@ class Replay:
 
     Whether that is what a whole pass does is tried out on one sample first. Where it is not, as in a
     model whose decoder layers do not follow on one another, or share weights, or that has no stack of them,
-    every group is recorded in whole passes.
+    every group is recorded in whole passes. Those are broken off when the layers of the group have run as
+    often as they did in a pass of as many samples at the start, unless they are experts, which run as often
+    as they are called.
 
     Memory: the hidden state of every sample once, the pass of one batch, and the moments of a group. With
     trained weights also the hidden states of the trained network, the inputs that a batch gives the
@@ -126,6 +128,11 @@ class Replay:
         trial = batches[0].split(1)[0]
         self._order, looks = self._look(trial)
         self.whole = not (self._stack and self._follows(trial, looks))
+        # How often layers run in a whole pass, by its samples: a model may divide them.
+        self._calls: dict[int, Counter[str]] = {}
+        for batch in batches if self.whole else ():
+            if batch.size not in self._calls:
+                self._calls[batch.size] = self._look(batch)[0].calls
         matrices = gram + (trained is not None)
         parts = [
             (at, piece)
@@ -148,25 +155,44 @@ class Replay:
         Returns:
             The moments by layer; those of an expert that no position came to are 0.
         """
-        group, at = self.groups[number], self._at[number]
+        group = self.groups[number]
         sums = Sums(self._gram, {layer.name for layer in group})
         for place, batch in enumerate(self._batches):
             if self._trained is not None:
-                sums.trained = self._trained_inputs(group, at, place)
-            with self._running(sums.add):
-                self._passed[place] = self._through(batch, at, self._passed[place])
+                sums.trained = self._trained_inputs(number, place)
+            self._passed[place] = self._through(batch, number, self._passed[place], sums.add)
         return sums.close(group)
 
-    def _through(self, batch: Batch, at: int | None, passed: _Passed) -> _Passed:
-        """Run a batch as far as a group needs."""
+    def _through(self, batch: Batch, number: int, passed: _Passed, listener: Listener) -> _Passed:
+        """Run a batch as far as a group needs, and listen to the inputs of all layers."""
+        at = self._at[number]
         if not (at is None or self.whole):
-            return self._pass(batch, at, passed if passed[0] < at else _NOT_PASSED)  # or somebody goes back
-        losses = self._task.losses(self._task.forward(self._model, batch), batch.targets)
-        check_losses(losses, "calibration samples", batch.index)
+            with self._running(listener):
+                return self._pass(batch, at, passed if passed[0] < at else _NOT_PASSED)  # somebody goes back
+        left = self._left(number, batch.size)
+
+        def hear(name: str, inputs: Inputs) -> None:
+            listener(name, inputs)
+            if name in left:
+                left[name] -= 1
+                if not any(left.values()):
+                    raise _Stop
+
+        with self._running(hear), suppress(_Stop):
+            losses = self._task.losses(self._task.forward(self._model, batch), batch.targets)
+            check_losses(losses, "calibration samples", batch.index)
         return passed
 
-    def _trained_inputs(self, group: Sequence[Layer], at: int | None, place: int) -> dict[str, deque[Inputs]]:
+    def _left(self, number: int, samples: int) -> Counter[str]:
+        """Say how often the layers of a group will run in a whole pass; of experts nobody can."""
+        group = self.groups[number]
+        if samples not in self._calls or any(layer.slot is not None for layer in group):
+            return Counter()
+        return Counter({layer.name: self._calls[samples][layer.name] for layer in group})
+
+    def _trained_inputs(self, number: int, place: int) -> dict[str, deque[Inputs]]:
         """Give what a batch gives the layers of a group in the trained network, call by call."""
+        group, at = self.groups[number], self._at[number]
         found: dict[str, deque[Inputs]] = {layer.name: deque() for layer in group if layer.slot is None}
         latest: Latest[Inputs] = Latest()
 
@@ -175,9 +201,9 @@ class Replay:
                 copy = latest.of(inputs, lambda: replace(inputs, tensor=inputs.tensor.clone()))
                 found[name].append(copy)
 
-        level = self._trained_passed[place][0]
-        with self._as_trained(at, level), self._running(keep):
-            self._trained_passed[place] = self._through(self._batches[place], at, self._trained_passed[place])
+        passed = self._trained_passed[place]
+        with self._as_trained(at, passed[0]):
+            self._trained_passed[place] = self._through(self._batches[place], number, passed, keep)
         return found
 
     @contextmanager

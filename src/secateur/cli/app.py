@@ -120,7 +120,8 @@ def prune(
         density: fraction of the weights to keep, between 0 and 1.
         budget: such as 60s, 10min or 500steps: stop within it, and keep the best mask so far.
         refit: what to do to the kept weights at the end: gradient, least-squares, admm (which also chooses
-            them anew), successive (one and then gradient, judged together) or fisher; none [default].
+            them anew), successive (least-squares, or another by --first, and then gradient, judged together)
+            or fisher; none [default].
         recalibrate: estimate the running statistics of BatchNorm layers anew when the mask is found.
         memory: what the run may take, such as 8GB.
         seed: everything random follows from it.

@@ -56,7 +56,9 @@ def _by_element(session: Session) -> list[list[Layer]] | None:
     return [[x for x in session.network.layers if id(x.modules[0]) in part] for part in parts]
 
 
-def gram_room(session: Session, memory: float, samples: int | None, networks: int = 1) -> int:
+def gram_room(
+    session: Session, memory: float, samples: int | None, networks: int = 1, beside: int = 0
+) -> int:
     """Say how many bytes of Gram matrices may be held at a time.
 
     Args:
@@ -64,6 +66,7 @@ def gram_room(session: Session, memory: float, samples: int | None, networks: in
         memory: bound of the method, GiB.
         samples: as `calibration_samples` takes them.
         networks: of how many the hidden states are held.
+        beside: bytes that are needed for what is done with the matrices.
 
     Returns:
         The bytes.
@@ -71,7 +74,7 @@ def gram_room(session: Session, memory: float, samples: int | None, networks: in
     bound = int(memory * 2**30)
     if session.room is None:
         return bound
-    return max(0, min(bound, session.room - networks * state_bytes(session, samples)))
+    return max(0, min(bound, session.room - networks * state_bytes(session, samples) - beside))
 
 
 def calibration_samples(session: Session, samples: int | None) -> Int[Tensor, " s"]:

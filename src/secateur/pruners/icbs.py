@@ -66,7 +66,7 @@ class ICBS(Pruner):
             their `horizon`.
 
     Raises:
-        SecateurError: the share is out of range.
+        SecateurError: the share is out of range, or 0 while averaging is to distil.
     """
 
     init: Score = field(default_factory=Magnitude)
@@ -84,6 +84,11 @@ class ICBS(Pruner):
         """Check the share."""
         if not 0 <= self.share <= 1:
             raise SecateurError(f"the share of averaging must lie in [0, 1], not {self.share}.")
+        if self.share == 0 and self.averaging.temperature is not None:
+            raise SecateurError(
+                "averaging has a temperature, but share = 0 leaves it no time, and blocks go by the loss: "
+                "raise the share, or leave the temperature out."
+            )
 
     @classmethod
     def published(cls) -> "ICBS":

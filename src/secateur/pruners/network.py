@@ -81,6 +81,23 @@ class Network:
         return cls(model, task.prunable(model) if include is None else include, exclude)
 
     @property
+    def is_single(self) -> bool:
+        """Whether all weights that are pruned are in float32."""
+        return all(weight.dtype == torch.float32 for weight in self.reference.values())
+
+    def check_bfloat16(self, bfloat16: bool | None) -> None:
+        """Refuse matrices in bfloat16 where the weights are not wider.
+
+        Args:
+            bfloat16: whether products are asked for in it; None: nobody said.
+
+        Raises:
+            SecateurError: they are, and weights are not in float32.
+        """
+        if bfloat16 and not self.is_single:
+            raise SecateurError("bfloat16 = true is for weights in float32: leave it out for this model.")
+
+    @property
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Outputs and inputs of each layer."""
         return {layer.name: layer.shape for layer in self.layers}

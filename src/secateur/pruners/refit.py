@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from secateur.core.mask import Mask
+from secateur.pruners.network import Network
 from secateur.pruners.session import Session
 
 
@@ -15,9 +16,13 @@ class Refit(ABC):
 
     part_name: ClassVar[str] = "refit"
 
+    def check(self, network: Network) -> None:
+        """Refuse, before a run begins, a network that it could not refit at the end; none, by default."""
+        return
+
     @property
     def chooses(self) -> bool:
-        """Whether it chooses anew which weights are kept, and takes from the mask no more than the counts."""
+        """Whether it chooses anew which weights are kept, as many in each group as the mask keeps there."""
         return False
 
     @property

@@ -252,14 +252,9 @@ class Session:
 
         Returns:
             The loss, nats a sample, and the gradient of each layer that was reached.
-
-        Raises:
-            SecateurError: bfloat16 is asked for, and weights are not in float32.
         """
-        single = all(weight.dtype == torch.float32 for weight in self.network.reference.values())
-        if bfloat16 and not single:
-            raise SecateurError("bfloat16 = true is for weights in float32: leave it out for this model.")
-        if bfloat16 is None and single and has_fast_bfloat16(self.network.device):
+        self.network.check_bfloat16(bfloat16)
+        if bfloat16 is None and self.network.is_single and has_fast_bfloat16(self.network.device):
             return self._fast_gradient(index, number, temperature)
         return self.gradient(index, bool(bfloat16), variant=number, temperature=temperature)
 

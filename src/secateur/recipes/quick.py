@@ -28,6 +28,8 @@ _OWN = {
     "path", "folder", "division", "augmentation", "configuration", "split", "evaluation_split",
     "evaluation_inputs", "evaluation_labels",
 }  # fmt: skip
+# No picture is set aside for calibration, and but one is read for it.
+_ALL = {"evaluation_fraction": 0.0, "limit": 1}
 _KNOWN = (
     "a folder with one folder of pictures a class, a .zip of it, an .npz, .pt or .safetensors file of arrays "
     "or a data set of Hugging Face"
@@ -99,13 +101,14 @@ def other_pictures(own: Mapping[str, Any], data: str) -> dict[str, Any]:
 
     Returns:
         The table: where the pictures are, and of the recipe's settings those that it has, too, but how they
-        are divided and varied; names of arrays and columns are kept for data of the same kind.
+        are divided and varied; names of arrays and columns are kept for data of the same kind. All evaluate,
+        but where they have an evaluation part of their own.
     """
     table = _data(data, {})
     kept = {field.name for field in fields(lookup("data", table["name"]))} - _OWN
     if own.get("name") != table["name"]:
         kept -= {"inputs", "labels"}
-    return {name: value for name, value in own.items() if name in kept} | table
+    return {name: value for name, value in own.items() if name in kept} | table | {"division": _ALL}
 
 
 def _model(model: str, data: str, given: frozenset[str]) -> tuple[dict[str, Any], dict[str, Any] | None]:

@@ -107,7 +107,7 @@ def layer_figure(run: RunRecord) -> "Figure":
 
 
 def layer_flips(run: RunRecord) -> dict[str, int]:
-    """Count the flips of all steps that were kept.
+    """Count the flips of all steps that were kept, and of a refit that chose the mask anew.
 
     Args:
         run: the run.
@@ -115,7 +115,7 @@ def layer_flips(run: RunRecord) -> dict[str, int]:
     Returns:
         Flips by layer.
     """
-    totals: dict[str, int] = {}
+    totals: dict[str, int] = dict(run.report.get("refit_flips", {}))
     for step in run.steps():
         if step.get("accepted", True):
             for name, flips in step.get("layers", {}).items():

@@ -11,9 +11,13 @@ STARTED_ONLY = (
     "not one step fitted into the budget, so that this is the one-shot mask it starts from: give more time."
 )
 COUNTS_ONLY = (
-    "the refit chooses anew which weights are kept, and takes of the mask before it the counts of groups, "
-    "which the allocation gives already: have that mask drawn in one shot (--pruner one-shot) and leave the "
-    "time to the refit, or let the layers compete (--allocation global)."
+    "the refit chooses anew which weights are kept, and takes little more than the counts from the mask "
+    "before it, which the allocation gives already: have that mask drawn in one shot (--pruner one-shot) and "
+    "leave the time to the refit, or let the layers compete (--allocation global)."
+)
+OTHER_MASK = (
+    "the statistics of BatchNorm are estimated for the mask before the refit, which then chooses another: "
+    "leave recalibrate out."
 )
 NO_STATISTICS = (
     "nothing is recalibrated, as the model has no BatchNorm layer with running statistics (frozen ones stay "

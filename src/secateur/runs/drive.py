@@ -12,9 +12,10 @@ from secateur.core.errors import SecateurError
 from secateur.core.events import Evaluated, Event, Finished, Noticed, Started, Stepped
 from secateur.core.limit import Limit
 from secateur.core.mask import Mask
+from secateur.core.patches import Patches
 from secateur.evaluation import evaluate
 from secateur.pruners import OneShot, Outcome, Pruner, Recalibration, Refit, Session, State
-from secateur.runs.cautions import COUNTS_ONLY, NO_STATISTICS, STARTED_ONLY, cautions
+from secateur.runs.cautions import COUNTS_ONLY, NO_STATISTICS, OTHER_MASK, STARTED_ONLY, cautions
 from secateur.runs.clock import Clock
 from secateur.runs.ending import Ending, Run, save_outcome, save_pruned
 from secateur.runs.folder import REPORT, RunFolder
@@ -133,9 +134,18 @@ class Drive:
             self.notice(caution)
         if self.recalibration is not None and self.ending.recalibration is None:
             self.notice(NO_STATISTICS)
-        layered = self.session.budget.grouping != "global"
-        if self.refit is not None and self.refit.chooses and layered and not isinstance(self.pruner, OneShot):
-            self.notice(COUNTS_ONLY)
+        if self.refit is not None and self.refit.chooses:
+            if not isinstance(self.pruner, OneShot) and self._counts_are_given():
+                self.notice(COUNTS_ONLY)
+            if self.ending.recalibration is not None:
+                self.notice(OTHER_MASK)
+
+    def _counts_are_given(self) -> bool:
+        """Say whether every mask has the same counts, also in the groups of convolutions."""
+        layers = self.session.network.layers
+        patches = [Patches.of(module) for layer in layers for module in layer.modules]
+        alone = all(each is None or each.groups == 1 for each in patches)
+        return alone and self.session.budget.grouping != "global"
 
     def _start(self) -> State:
         """Evaluate the dense model, draw the one-shot mask, evaluate that."""

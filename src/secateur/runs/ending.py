@@ -48,7 +48,8 @@ class Made:
         mask: what is kept.
         weights: by layer, where kept weights are not the trained ones any more.
         statistics: of BatchNorm layers, by name in the state_dict; empty where they are the trained ones.
-        refit: what gave the kept weights their values; None: nothing did.
+        refit: what gave the kept weights their values, or chose them; None: nothing did.
+        refit_flips: weights in which its mask differs from the one before, by layer.
         recalibrated: what gave the statistics; None: nothing did.
     """
 
@@ -56,6 +57,7 @@ class Made:
     weights: dict[str, Tensor]
     statistics: dict[str, Tensor]
     refit: Refit | None
+    refit_flips: dict[str, int]
     recalibrated: Recalibrated | None
 
 
@@ -65,7 +67,7 @@ class Ending:
 
     Attributes:
         session: what the run works with.
-        refit: what is done to the kept weights; None: nothing.
+        refit: what is done to the kept weights, or which are kept; None: nothing.
         recalibration: how statistics of BatchNorm are estimated anew; None: they stay.
         evaluate: measures the network on the evaluation data under the name of a subject.
         notice: tells the user something.
@@ -139,6 +141,7 @@ class Ending:
             weights,
             {} if recalibrated is None else {key: x.clone() for key, x in network.statistics.items()},
             self.refit if refitted else None,
+            mask.layer_flips(state.best),
             recalibrated,
         )
         if recalibrated is None and not network.has_trained_statistics():
@@ -177,15 +180,15 @@ class Ending:
             with self.session.timed("refit"):
                 kept, changed = refit(self.session, mask, weights)
             found = {**weights, **changed}
-            bad = [name for name, weight in found.items() if not torch.isfinite(weight).all()]
+            bad = [name for name, weight in found.items() if not torch.isfinite(weight[kept[name]]).all()]
             if bad:
                 raise SecateurError(f"weights of layer '{bad[0]}' became NaN or infinite.")
             if not self.session.budget.is_met_by(kept):
-                raise SecateurError("the mask that it gave does not meet the budget.")
+                raise SecateurError("it gave a mask that does not meet the budget, which is a mistake in it.")
         except _FAILURES as error:
             network.write(mask, weights)
             self.notice(
-                "the refit failed, and the weights are as the mask left them (a smaller rate, more "
+                "the refit failed, and mask and weights are as they were before it (a smaller rate, more "
                 f"damping or another refit may do): {error}"
             )
             return mask, weights, False

@@ -92,6 +92,8 @@ def prune(
     if not task.comparable and any(part.distils for part in (pruner, refit) if part is not None):
         raise SecateurError(INCOMPARABLE.format(type(task).__name__))
     network = Network.of(model, task, include, exclude)
+    if refit is not None:
+        refit.check(network)
     counts = allocation.budget(network.shapes, density, groups, network.kernels)
     limit = Limit.parse(budget)
     if limit == Limit():

@@ -65,6 +65,8 @@ def build_report(
         "versions": versions(),
         "notices": list(notices),
     }
+    if made.refit_flips:
+        report["refit_flips"] = made.refit_flips
     if made.recalibrated is not None:
         report["recalibration"] = asdict(made.recalibrated)
     return report

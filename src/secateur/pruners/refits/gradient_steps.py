@@ -12,6 +12,7 @@ from secateur.core.mask import Mask
 from secateur.core.registry import register
 from secateur.pruners.batches import Batches
 from secateur.pruners.distillation import BYTES_A_WEIGHT, check_temperature
+from secateur.pruners.network import Network
 from secateur.pruners.refit import Refit
 from secateur.pruners.session import Session
 from secateur.pruners.sizes import width
@@ -99,6 +100,10 @@ class GradientSteps(Refit):
     def distils(self) -> bool:
         """Whether there is a temperature."""
         return self.temperature is not None
+
+    def check(self, network: Network) -> None:
+        """Refuse bfloat16 where weights are not in float32."""
+        network.check_bfloat16(self.bfloat16)
 
     def gradient_samples(self, session: Session) -> int:
         """Those of a mini-batch."""

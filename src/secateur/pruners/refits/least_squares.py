@@ -128,8 +128,11 @@ class LeastSquares(Refit):
     def records(self, session: Session, *, least: bool) -> int:
         """Hidden states, Gram matrices, and systems in float64."""
         gram, states = gram_records(session, least), state_bytes(session, self.samples)
-        solving = max(2 * gram_records(session, True), 2**28)
-        return self._networks * (states + gram) + solving
+        return self._networks * (states + gram) + self._solving(session)
+
+    def _solving(self, session: Session) -> int:
+        """Bytes that solving takes beside the Gram matrices."""
+        return max(2 * gram_records(session, True), _BYTES)
 
     @property
     def _networks(self) -> int:
@@ -157,7 +160,7 @@ class LeastSquares(Refit):
             list(session.passes(index)),
             network.layers,
             gram=True,
-            limit=gram_room(session, self.memory, self.samples, self._networks),
+            limit=gram_room(session, self.memory, self.samples, self._networks, self._solving(session)),
             trained=network.trained if self.target == "network" else None,
         )
         masks, refitted = dict(mask), {}
@@ -198,17 +201,18 @@ class LeastSquares(Refit):
 
     def _fit(self, session: Session, rows: Rows) -> tuple[Bool[Tensor, "o i"], Float[Tensor, "o i"]]:
         """Give the mask and the weights of rows that have the same inputs."""
-        return rows.kept, self._solve(session, rows, rows.kept).to(rows.now.dtype)
+        return rows.kept, self._solve(session, rows, rows.kept, rows.now.double()).to(rows.now.dtype)
 
-    def _solve(self, session: Session, rows: Rows, kept: Bool[Tensor, "o i"]) -> Float[Tensor, "o i"]:
+    def _solve(
+        self, session: Session, rows: Rows, kept: Bool[Tensor, "o i"], start: Float[Tensor, "o i"]
+    ) -> Float[Tensor, "o i"]:
         """Solve the rows for what is kept, one way or the other."""
-        name, matrix, target, now = rows.name, rows.matrix, rows.target, rows.now.double()
-        if len(matrix) <= self.direct:
-            return solve_rows(matrix, kept, target)
-        found, left = descend_rows(matrix, kept, target, now, self.iterations, self.tolerance)
+        if len(rows.matrix) <= self.direct:
+            return solve_rows(rows.matrix, kept, rows.target)
+        found, left = descend_rows(rows.matrix, kept, rows.target, start, self.iterations, self.tolerance)
         if left > self.tolerance:
             session.notice(
-                f"the refit of layer '{name}' ended after {self.iterations} iterations at a relative "
+                f"the refit of layer '{rows.name}' ended after {self.iterations} iterations at a relative "
                 f"residual of {left:.1g}: allow more iterations, or use more damping."
             )
         return found

@@ -9,6 +9,7 @@ from secateur.core.errors import SecateurError
 from secateur.core.mask import Mask
 from secateur.core.registry import register
 from secateur.pruners.batches import Batches
+from secateur.pruners.network import Network
 from secateur.pruners.refit import Refit
 from secateur.pruners.refits.gradient_steps import GradientSteps
 from secateur.pruners.refits.least_squares import LeastSquares
@@ -59,6 +60,11 @@ class Successive(Refit):
     def bytes_a_weight(self) -> float:
         """What the larger keeps, and the weights before it."""
         return 4.0 + max(self.first.bytes_a_weight, self.second.bytes_a_weight)
+
+    def check(self, network: Network) -> None:
+        """Have both look at it."""
+        self.first.check(network)
+        self.second.check(network)
 
     @property
     def chooses(self) -> bool:
