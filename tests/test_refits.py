@@ -455,6 +455,22 @@ def test_refits_that_help_follow_on_one_another():
     assert any("refits were undone, as neither lowered" in notice for notice in worse.report["notices"])
 
 
+@pytest.mark.parametrize(
+    ("second", "taken"),
+    [([0.4, 0.6, 0.3, 0.5], False), ([0.4, 0.5, 0.3, 0.4], True)],
+    ids=["chance", "surely"],
+)
+def test_the_second_must_be_better_by_more_than_two_standard_errors(second, taken, monkeypatch):
+    """Of the paired differences from the first: 0.05 and 0.05 nats in one case, 0.1 and 0.04 in the other."""
+    session, mask = begun(networks.mlp())
+    losses = iter(torch.tensor([[1.0] * 4, [0.5] * 4, second], dtype=torch.float64))
+    monkeypatch.setattr(Session, "losses", lambda *_: next(losses))
+    last = list(mask)[-1]
+    _, found = Successive(Scaled(3.0), Scaled(2.0))(session, mask, {})
+    factor = 6.0 if taken else 3.0
+    assert torch.equal(found[last], factor * session.network.reference[last])
+
+
 def test_successive_refits_need_a_judge_and_leave_time():
     with pytest.raises(SecateurError, match="judged by guard samples"):
         Successive(batches=Batches(guard=0))

@@ -39,10 +39,8 @@ def judged(state: State, mask: Mask, held: Float[Tensor, " g"] | None) -> State:
         lower = better = state.best_guard is None or loss < state.best_guard
         surely = True
     else:
-        excess = held - lowest
-        error = float(excess.std()) / excess.numel() ** 0.5 if excess.numel() > 1 else 0.0
-        lower, better = float(excess.mean()) < 0, float(excess.mean()) <= error
-        surely = float(excess.mean()) > 2 * error
+        excess, error = paired(held, lowest)
+        lower, better, surely = excess < 0, excess <= error, excess > 2 * error
     rose = surely and state.guard is not None and loss > _ROSE * state.guard
     return replace(
         state,
@@ -52,6 +50,21 @@ def judged(state: State, mask: Mask, held: Float[Tensor, " g"] | None) -> State:
         guard=loss,
         rate_factor=state.rate_factor / 2 if rose else state.rate_factor,
     )
+
+
+def paired(held: Float[Tensor, " g"], other: Float[Tensor, " g"]) -> tuple[float, float]:
+    """Compare the losses of the same samples under two masks, or two sets of weights.
+
+    Args:
+        held: nats, under the one.
+        other: nats, under the other.
+
+    Returns:
+        The mean of their differences, and its standard error; 0 of one sample, which tells none.
+    """
+    excess = held - other
+    error = float(excess.std()) / excess.numel() ** 0.5 if excess.numel() > 1 else 0.0
+    return float(excess.mean()), error
 
 
 def compared(before: State, after: State, gain: float | None, loss: float | None, grown: int) -> State:

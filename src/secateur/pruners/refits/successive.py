@@ -9,6 +9,7 @@ from secateur.core.errors import SecateurError
 from secateur.core.mask import Mask
 from secateur.core.registry import register
 from secateur.pruners.batches import Batches
+from secateur.pruners.guard import paired
 from secateur.pruners.network import Network
 from secateur.pruners.refit import Refit
 from secateur.pruners.refits.gradient_steps import GradientSteps
@@ -25,7 +26,8 @@ class Successive(Refit):
     few samples and fit none of them by heart, but know nothing of the loss; steps down the loss do, but have
     nothing to go by where the mask fits the samples already. So the second goes on from the first even where
     that raised the loss, and the loss of the guard samples decides in the end between mask and weights as
-    they were, the first refit, and both.
+    they were, the first refit, and both. The second is taken where its loss is below the first's by more than
+    two standard errors of the paired differences: steps end at the lowest of many noisy losses.
 
     Attributes:
         first: a refit; one of this kind makes three of two.
@@ -89,19 +91,21 @@ class Successive(Refit):
     ) -> tuple[Mask, dict[str, Tensor]]:
         """Refit twice, and judge each stop on the way."""
         _, guard = session.divided(self.batches)
-        now, first = dict(weights), session.mean_loss(guard)
+        now, first = dict(weights), session.losses(guard)
         best, lowest = (mask, now), first
         for refit in (self.first, self.second):
             mask, found = refit(session, mask, now)
             now = {**now, **found}
             session.network.write(mask, now)
-            loss = session.mean_loss(guard)
-            if loss < lowest:
-                best, lowest = (mask, now), loss
+            held = session.losses(guard)
+            excess, error = paired(held, lowest)
+            if excess < (0.0 if lowest is first else -2 * error):
+                best, lowest = (mask, now), held
         session.network.write(*best)
-        if not lowest < first:
+        if lowest is first:
             session.notice(
                 "the successive refits were undone, as neither lowered the loss of the guard samples "
-                f"({first:.4f} before, {loss:.4f} after): give more time or more calibration samples."
+                f"({float(first.mean()):.4f} before, {float(held.mean()):.4f} after): give more time or more "
+                "calibration samples."
             )
         return best
