@@ -8,7 +8,8 @@ Quality: ResNet-20 on CIFAR-10. The first 3,000 pictures of data/cifar10/cifar10
 other 1,000 evaluate, and beside them the hundred test pictures. Mini-batches are of pictures mirrored and
 shifted by up to 4 pixels at random. --mask-budget is for iCBS alone, in seconds; --budget for iCBS with a
 refit, of which --refit-budget are the refit's; magnitude with the same refit gets the whole. Rows that are
-distilled go by the distance from the trained network's outputs, at a temperature that depends on the density.
+distilled go by the distance from the trained network's outputs, at a temperature that depends on the density;
+so do those with ADMM, a refit that chooses the mask anew.
 Cost: stages of 1,000 pictures against a forward and backward pass of the same. Large: a DeiT-small of random
 weights and 64 pictures, with --device cuda a DeiT-base and 1,024, every method in a process of its own. Each
 result of quality and large is added to the file of --json as soon as it is there, one line each, and what
@@ -204,7 +205,6 @@ def methods(budget: float, refit: float, mask: float, density: float) -> dict[st
         f"iCBS, {mask:g} s, recalibrated": Method(ICBS(), limit=mask, recalibrate=True),
         "SparseGPT": Method(SparseGPT(samples=DRAWN), allocations=equal),
         "Gram swaps, least-squares refit": Method(swaps, squares, allocations=equal),
-        "magnitude, ADMM": Method(OneShot(Magnitude()), chosen),
         f"magnitude, successive refits, {budget:g} s": Method(OneShot(Magnitude()), both, budget),
         f"iCBS, {budget - refit:g} s, successive refits, {refit:g} s": Method(careful, both, budget),
         f"magnitude, successive refits, distilled, {budget:g} s": Method(

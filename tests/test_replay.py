@@ -458,3 +458,38 @@ def test_layers_that_run_once_a_sample_give_all_of_their_inputs(with_trained):
             torch.testing.assert_close(found[layer.name].gram, x.T @ x)
             if with_trained:
                 torch.testing.assert_close(found[layer.name].cross, x.T @ x)
+
+
+class Chunked(nn.Module):
+    """No stack of layers; the first is run on three samples at a time, the last is counted."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, networks.CLASSES)
+
+    def forward(self, x):
+        hidden = torch.cat([self.first(part).tanh() for part in x.split(3)])
+        return self.last(self.second(hidden).tanh())
+
+
+def test_whole_passes_end_behind_the_layer_and_miss_none_of_its_calls():
+    """Of eight samples and of four: a layer that runs once for one sample may run more often for many."""
+    net = networks.furnish(Chunked(), (6,), 0, 40)
+    layers = find_layers(net.model)
+    batches = [net.task.batch("calibration", part, torch.device("cpu")) for part in torch.arange(20).split(8)]
+    expected = moments(net.model, net.task, batches, layers, gram=True)
+    replay = Replay(net.model, net.task, batches, layers, gram=True)
+    assert replay.whole
+    ran = []
+    for layer in layers:
+        net.model.get_submodule(layer.name).register_forward_hook(
+            lambda *_, name=layer.name: ran.append(name)
+        )
+    for number, group in enumerate(replay.groups):
+        ran.clear()
+        found = replay.moments(number)
+        for layer in group:
+            torch.testing.assert_close(found[layer.name].gram, expected[layer.name].gram)
+            assert found[layer.name].count == 20
+        behind = [layer.name for layer in layers[number + 1 :]]
+        assert not set(ran) & set(behind)

@@ -31,7 +31,7 @@ class RunSettings:
         grouping: within what the number of kept weights is fixed; None: as the allocation needs.
         budget: such as ``"60s"``, ``"10min"`` or ``"500steps"``; None: until it converges.
         seed: of everything random.
-        refit: what is done to the kept weights when the mask is found; None: nothing.
+        refit: what is done to the kept weights, or the mask, when that is found; None: nothing.
         recalibrate: estimate the running statistics of BatchNorm layers anew when the mask is found.
         memory: what the run may take, such as ``"8GB"``; None: no bound.
         include: glob patterns of layers to prune; None: as the data's task says, all as a rule.

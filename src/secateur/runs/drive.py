@@ -38,7 +38,7 @@ class Drive:
         identity: digests of what a resumed run must share with the one it goes on with.
         listeners: called with every event.
         stop: asked between steps whether to stop there.
-        refit: what is done to the kept weights at the end; None: nothing.
+        refit: what is done at the end to the kept weights, or to the mask; None: nothing.
         memory: bound on the memory of the run, bytes; None: no bound.
         recalibration: how statistics of BatchNorm are estimated anew at the end; None: they stay.
         evaluation: metrics of what has been evaluated, by subject.

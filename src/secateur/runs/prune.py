@@ -60,8 +60,8 @@ def prune(
         budget: ``"60s"``, ``"10min"``, ``"500steps"``; by default until nothing improves. The
             seconds count from the first evaluation to the last; loading and compiling come before.
         seed: everything random follows from it.
-        refit: what is done to the kept weights when the mask is found; None: nothing, they stay bit for
-            bit what they were.
+        refit: what is done when the mask is found, to the kept weights or it; None: nothing, weights stay bit
+            for bit what they were.
         recalibrate: estimate the running statistics of BatchNorm layers anew when the mask is found, before
             a refit, on calibration samples.
         memory: what the run may take on the model's device, such as ``"8GB"``, the model included; by default
