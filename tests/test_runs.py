@@ -204,6 +204,19 @@ def test_bad_weights_are_refused(value):
         prune(net.model, net.task)
 
 
+def test_a_full_gpu_is_said_in_a_sentence_and_the_model_restored():
+    net = networks.mlp()
+    before = {key: value.clone() for key, value in net.model.state_dict().items()}
+
+    def fill(event):
+        if event.kind == "stepped":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.86 GiB.")
+
+    with pytest.raises(SecateurError, match=r"out of memory.*--memory"):
+        prune(net.model, net.task, STAGES, density=0.5, budget="3steps", listeners=[fill])
+    assert all(torch.equal(net.model.state_dict()[key], value) for key, value in before.items())
+
+
 def test_an_infinite_loss_is_refused_and_the_model_restored():
     net = networks.mlp()
     before = net.model[4].weight.detach().clone()

@@ -36,7 +36,7 @@ class RunSettings:
         memory: what the run may take, such as ``"8GB"``; None: no bound.
         include: glob patterns of layers to prune; None: as the data's task says, all as a rule.
         exclude: glob patterns of layers to leave alone.
-        device: where to compute: ``"cpu"`` or ``"cuda"``.
+        device: where to compute: ``"cpu"``, ``"cuda"``, or ``"auto"``, the GPU where torch sees one.
         save_model: write the pruned model into the run folder.
     """
 
@@ -50,7 +50,7 @@ class RunSettings:
     memory: str | None = None
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     save_model: bool = False
 
     def __post_init__(self) -> None:

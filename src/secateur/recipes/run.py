@@ -13,6 +13,7 @@ from secateur.core.task import Task
 from secateur.recipes.recipe import Recipe
 from secateur.report import write_page
 from secateur.runs import Run, prune
+from secateur.runs.memory import said_when_full
 from secateur.tasks import Classification
 
 
@@ -29,6 +30,7 @@ class Ingredients:
     model: nn.Module
 
 
+@said_when_full()
 def prepare(recipe: Recipe) -> Ingredients:
     """Load the data and build the model of a recipe; classes get the numbers the model has for their names.
 
@@ -39,9 +41,10 @@ def prepare(recipe: Recipe) -> Ingredients:
         Both.
 
     Raises:
-        SecateurError: the device is not there; or the data or the model cannot be used.
+        SecateurError: the device is not there, or full; or the data or the model cannot be used.
     """
-    if recipe.run.device == "cuda" and not torch.cuda.is_available():
+    seen, wanted = torch.cuda.is_available(), recipe.run.device
+    if wanted == "cuda" and not seen:
         raise SecateurError(
             "the recipe asks for device = 'cuda', but torch sees no GPU: set run.device = 'cpu', or see "
             "`secateur doctor`."
@@ -51,7 +54,7 @@ def prepare(recipe: Recipe) -> Ingredients:
     labels = getattr(getattr(model, "config", None), "id2label", None)
     if isinstance(task, Classification) and isinstance(labels, Mapping):
         task = task.matched({int(number): str(label) for number, label in labels.items()})
-    return Ingredients(task, model.to(recipe.run.device))
+    return Ingredients(task, model.to(("cuda" if seen else "cpu") if wanted == "auto" else wanted))
 
 
 def run_recipe(

@@ -22,8 +22,10 @@ from secateur.pruners import ICBS, Network, Pruner, Recalibration, Refit, Sessio
 from secateur.runs.drive import Drive, Listener
 from secateur.runs.ending import Run
 from secateur.runs.folder import RECIPE, RunFolder
+from secateur.runs.memory import said_when_full
 
 
+@said_when_full()
 def prune(
     model: nn.Module,
     task: Task,
@@ -80,7 +82,8 @@ def prune(
         The run.
 
     Raises:
-        SecateurError: the settings, the model or the data cannot be used; the message says why.
+        SecateurError: the settings, the model or the data cannot be used, or the GPU's memory is full; the
+            message says why.
     """
     _check(model, task, pruner, density, allocation, seed)
     if out is None and (resume or save_model):

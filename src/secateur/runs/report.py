@@ -6,6 +6,8 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import torch
+
 from secateur.pruners import Pruner, Session
 from secateur.runs.ending import Made
 
@@ -63,6 +65,7 @@ def build_report(
         "grouping": session.budget.grouping,
         "weights": _weights(pruner, made),
         "versions": versions(),
+        "device": _device(session.network.device),
         "notices": list(notices),
     }
     if made.refit_flips:
@@ -77,6 +80,11 @@ def _weights(pruner: Pruner, made: Made) -> str:
     if made.refit is not None:
         return f"refit by {made.refit!r}"
     return "updated with the mask" if pruner.updates else "mask only"
+
+
+def _device(device: torch.device) -> str:
+    """Name the hardware."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def versions() -> dict[str, str]:
