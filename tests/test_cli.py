@@ -156,6 +156,33 @@ def test_evaluate_notices_another_model(capsys, finished, tmp_path):
     assert "differ from the report" in lines(capsys)
 
 
+def test_evaluate_allows_for_what_another_device_rounds_otherwise(capsys, finished, tmp_path):
+    for name in ("mask.safetensors", "recipe.toml"):
+        (tmp_path / name).write_bytes((finished / name).read_bytes())
+    report = json.loads((finished / "report.json").read_text())
+    report["evaluation"]["pruned"]["loss"] += 5e-3
+    for device, status in ((report["device"], 1), ("a GPU", 0)):
+        (tmp_path / "report.json").write_text(json.dumps({**report, "device": device}))
+        assert run(["evaluate", str(tmp_path), "--device", "cpu"]) == status
+    assert "as the report says, but for a GPU" in lines(capsys)
+
+
+def test_a_full_gpu_is_said_in_a_sentence(capsys, finished, monkeypatch):
+    def fill(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.86 GiB.")
+
+    monkeypatch.setattr("secateur.cli.evaluate.evaluate", fill)
+    assert run(["evaluate", str(finished)]) == 2
+    assert "the GPU is out of memory: bound the run" in lines(capsys)
+
+
+def test_where_a_run_computes_and_in_what_memory_may_change(tmp_path):
+    assert run(["prune", "small.toml", "--quiet", "--out", "x", "--budget", "2steps"]) == 0
+    words = ["--device", "cpu", "--memory", "1GB", "--budget", "3steps"]
+    assert run(["prune", "--quiet", "--resume", "x", *words]) == 0
+    assert json.loads((tmp_path / "x" / "report.json").read_text())["steps"] == 3
+
+
 NET = """
 import torch
 

@@ -125,6 +125,9 @@ def test_compare() -> None:
     assert "different densities" in cautions(rows)[0]
     found = cautions(compare({"a": report(0.6), "b": report(0.5, dense=0.4)}))
     assert "a 0.3850" in found[0] or "b 0.4000" in found[0]
+    near = {"a": report(0.6), "b": report(0.5, dense=0.389)}
+    assert cautions(compare(near))
+    assert not cautions(compare({**near, "a": {**near["a"], "device": "a GPU"}}))
 
 
 def test_bad_reports() -> None:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import pytest
@@ -469,6 +469,44 @@ def test_the_second_must_be_better_by_more_than_two_standard_errors(second, take
     _, found = Successive(Scaled(3.0), Scaled(2.0))(session, mask, {})
     factor = 6.0 if taken else 3.0
     assert torch.equal(found[last], factor * session.network.reference[last])
+
+
+@dataclass(frozen=True)
+class Watching(Refit):
+    """Notes down how much time there is."""
+
+    part_name: ClassVar[str] = "watching"
+    share: float = 0.0
+    seen: list[float] = field(default_factory=list)
+
+    def __call__(self, session, mask, weights):
+        self.seen.append(session.remaining())
+        return mask, {}
+
+
+def test_what_goes_by_the_time_that_remains_leaves_the_second_its_share():
+    session, mask = begun(networks.mlp())
+    session.remaining = lambda: 8.0
+    first, second = Watching(0.2), Watching(0.6)
+    Successive(first, second)(session, mask, {})
+    assert (first.seen, second.seen, session.remaining()) == ([pytest.approx(2.0)], [8.0], 8.0)
+
+
+@pytest.mark.parametrize("refit", [LeastSquares(samples=401), Successive(LeastSquares(samples=401))])
+def test_more_samples_than_there_are_are_refused_at_once(refit, tmp_path):
+    with pytest.raises(SecateurError, match="samples is 401, but there are only 320 calibration samples"):
+        go(refit, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refit_for_which_the_gpu_is_too_small_keeps_the_mask_and_says_what_to_do(monkeypatch):
+    def fill(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.86 GiB.")
+
+    monkeypatch.setattr(FisherSteps, "__call__", fill)
+    run = go(FISHER_STEPS)
+    assert run.mask.same_as(go().mask)
+    assert any("the refit failed" in said and "--memory" in said for said in run.report["notices"])
 
 
 def test_successive_refits_need_a_judge_and_leave_time():

@@ -217,6 +217,29 @@ def test_a_full_gpu_is_said_in_a_sentence_and_the_model_restored():
     assert all(torch.equal(net.model.state_dict()[key], value) for key, value in before.items())
 
 
+def test_a_run_goes_on_on_another_device_and_says_so(tmp_path, monkeypatch):
+    whole = go(tmp_path / "whole")
+    asked = iter([False, False, True])
+    monkeypatch.setattr("secateur.runs.drive.device_name", lambda _: "GPU of another kind")
+    go(tmp_path / "run", stop=lambda: next(asked))
+    monkeypatch.undo()
+    resumed = go(tmp_path / "run", resume=True)
+    assert any("GPU of another kind" in notice and "cpu" in notice for notice in resumed.report["notices"])
+    assert resumed.mask.same_as(whole.mask)
+    assert resumed.report["device"] == "cpu"
+
+
+def test_a_run_goes_on_in_less_memory(tmp_path, monkeypatch):
+    asked = iter([False, True])
+    go(tmp_path / "run", stop=lambda: next(asked), memory="1GB")
+    monkeypatch.setattr("secateur.runs.drive.plan", lambda session, *_: setattr(session, "chunk", 7))
+    chunks = []
+    passes = Session.passes
+    monkeypatch.setattr(Session, "passes", lambda s, *more: chunks.append(s.chunk) or passes(s, *more))
+    go(tmp_path / "run", resume=True, memory="1GB")
+    assert set(chunks) == {7}
+
+
 def test_an_infinite_loss_is_refused_and_the_model_restored():
     net = networks.mlp()
     before = net.model[4].weight.detach().clone()

@@ -1,13 +1,14 @@
 """The commands. Nothing heavy is imported here, so that help comes at once."""
 
+import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from secateur.cli import INTERRUPTED
-from secateur.core.errors import SecateurError
+from secateur.core.errors import FULL, SecateurError
 
 MENDABLE = 2
 Flag = Annotated[bool, Parameter(negative=())]
@@ -38,6 +39,7 @@ def run(words: list[str]) -> int:
 
     Raises:
         CycloptsError: with --traceback, what was typed cannot be understood.
+        RuntimeError: a mistake in Secateur; with --traceback, a GPU is full.
         SecateurError: with --traceback, something cannot be used.
     """
     traceback = "--traceback" in words
@@ -53,6 +55,12 @@ def run(words: list[str]) -> int:
         Console(stderr=True, soft_wrap=True).print(
             f"error: {_sentence(error)}", markup=False, highlight=False
         )
+        return MENDABLE
+    except RuntimeError as error:
+        torch = sys.modules.get("torch")  # which many a command never imports
+        if traceback or torch is None or not isinstance(error, torch.OutOfMemoryError):
+            raise
+        Console(stderr=True, soft_wrap=True).print(f"error: {FULL}", markup=False, highlight=False)
         return MENDABLE
     except KeyboardInterrupt as error:
         said = f"interrupted: {error}" if str(error) else "interrupted"
@@ -218,6 +226,7 @@ def evaluate(
     stride: int | None = None,
     assets: str | None = None,
     batch_size: int | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> int:
     """Evaluate a run again: build its model and data, apply its mask, measure, compare.
 
@@ -235,6 +244,7 @@ def evaluate(
         stride: tokens from one window of --data to the next [default: the context].
         assets: the folder that {assets} stands for in a recipe [default: $SECATEUR_ASSETS].
         batch_size: samples a forward pass [default: as the data say; 8 windows of --data, 16 texts].
+        device: where to compute; auto: on the GPU where torch sees one.
 
     Returns:
         The status.
@@ -244,7 +254,7 @@ def evaluate(
 
     tasks = tuple(task.strip() for task in (lm_eval or "").split(",") if task.strip())
     asked = Asked(data, tuple(zeroshot or ()), tasks, include, limit, context, stride, batch_size)
-    return run_evaluate(subject, assets, batch_size, asked)
+    return run_evaluate(subject, assets, batch_size, asked, device)
 
 
 @app.command

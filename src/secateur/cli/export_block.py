@@ -75,5 +75,5 @@ def _pose(recipe: Recipe, layers: Sequence[str], size: int | None) -> tuple[Bloc
         settings.grouping or ("global" if isinstance(settings.allocation, Global) else "layer")
     )
     budget = settings.allocation.budget(network.shapes, settings.density, groups, network.kernels)
-    session = Session(network, things.task, budget, settings.seed)
+    session = Session(network, things.task, budget, settings.seed, chunk=things.task.per_pass)
     return pruner.pose(session, pruner.start(session), layers, size)

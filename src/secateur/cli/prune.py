@@ -18,6 +18,9 @@ from secateur.recipes.builder import Text
 from secateur.recipes.files import read_text
 from secateur.recipes.quick import quick_recipe, title
 
+# What a run may be resumed with: how far, where and in what memory, and what is written.
+_MAY_DIFFER = ("run.budget", "run.memory", "run.device", "run.save_model")
+
 
 def run_prune(
     words: Sequence[str],
@@ -160,12 +163,12 @@ def _check_new(folder: Path) -> None:
 
 def _check_resume(resume: str, named: Sequence[str], overrides: Mapping[str, str], out: str | None) -> None:
     """See that a run is resumed as it was begun."""
-    others = [name for name in overrides if name not in ("run.budget", "run.save_model")]
+    others = [name for name in overrides if name not in _MAY_DIFFER and f"run.{name}" not in _MAY_DIFFER]
     if named or others or out:
         given = [*named, *(f"--{name.removeprefix('run.')}" for name in others), *(["--out"] if out else [])]
         raise SecateurError(
             f"a run goes on with the recipe it was begun with: leave out {', '.join(given)} "
-            "(--budget and --save-model may differ)."
+            "(--budget, --memory, --device and --save-model may differ)."
         )
     folder = Path(resume).expanduser()
     if not folder.is_dir():

@@ -9,6 +9,13 @@ class SecateurError(Exception):
     """A mistake that the user can mend, said in one sentence that says what to do."""
 
 
+FULL = (
+    "the GPU is out of memory: bound the run by half of what is free (such as --memory 40GB, in Python "
+    "memory='40GB'), so that passes and what is recorded of layers are cut to fit, evaluate with a smaller "
+    "--batch-size, or compute with --device cpu. Nothing is lost: a run folder can be resumed so."
+)
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """Give the tail of an error message: the nearest right word, or all of them.
 

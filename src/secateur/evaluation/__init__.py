@@ -1,7 +1,7 @@
 """Evaluation: what a network is worth, and what is left of it."""
 
 from secateur.evaluation.choices import ZeroShot, zero_shot
-from secateur.evaluation.compare import Comparison, cautions, compare
+from secateur.evaluation.compare import ELSEWHERE, Comparison, cautions, compare
 from secateur.evaluation.harness import harness
 from secateur.evaluation.likelihood import Likelihoods, log_likelihoods
 from secateur.evaluation.measure import device_of, evaluate
@@ -10,6 +10,7 @@ from secateur.evaluation.questions import KINDS, Question, read_questions
 from secateur.evaluation.sparsity import LayerSparsity, sparsity
 
 __all__ = [
+    "ELSEWHERE",
     "KINDS",
     "Comparison",
     "LayerSparsity",

@@ -10,6 +10,7 @@ from secateur.core.errors import SecateurError
 from secateur.core.layer import Layer
 from secateur.core.seeds import generator
 from secateur.core.stack import find_stack
+from secateur.core.task import Task
 from secateur.pruners.session import Session
 
 
@@ -77,6 +78,26 @@ def gram_room(
     return max(0, min(bound, session.room - networks * state_bytes(session, samples) - beside))
 
 
+def check_samples(task: Task, samples: int | None) -> None:
+    """Refuse to take more samples than there are.
+
+    Args:
+        task: has them.
+        samples: how many are wanted; None: 128, or all there are.
+
+    Raises:
+        SecateurError: there are not so many, or none.
+    """
+    total = task.size("calibration")
+    if total == 0:
+        raise SecateurError("there are no calibration samples: give the task some data.")
+    if samples is not None and samples > total:
+        raise SecateurError(
+            f"samples is {samples}, but there are only {total} calibration samples: lower it, or give more "
+            "data."
+        )
+
+
 def calibration_samples(session: Session, samples: int | None) -> Int[Tensor, " s"]:
     """Choose the calibration samples of a layer-wise method, the same for all of a run.
 
@@ -85,19 +106,10 @@ def calibration_samples(session: Session, samples: int | None) -> Int[Tensor, " 
         samples: how many; None: 128, or all there are.
 
     Returns:
-        Their numbers, ascending.
-
-    Raises:
-        SecateurError: there are not so many.
+        Their numbers, ascending; a `SecateurError` says that there are not so many.
     """
+    check_samples(session.task, samples)
     total = session.task.size("calibration")
-    if total == 0:
-        raise SecateurError("there are no calibration samples: give the task some data.")
-    if samples is not None and samples > total:
-        raise SecateurError(
-            f"samples is {samples}, but there are only {total} calibration samples: lower it, or give more "
-            "data."
-        )
     order = torch.randperm(total, generator=generator(session.seed, "layer-wise"))
     return order[: samples or 128].sort()[0]
 

@@ -225,7 +225,9 @@ class Network:
         try:
             yield
         except BaseException:
-            self.write(self.dense_mask())
+            with torch.no_grad():
+                for layer in self.layers:  # without a mask: there may be no memory left for one
+                    layer.write(self.reference[layer.name])
             self.restore_statistics()
             raise
 

@@ -15,7 +15,7 @@ from secateur.pruners.trust import Region
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """Everything that decides how a run goes on: saved, it resumes bit for bit.
+    """Everything that decides how a run goes on: saved, it resumes bit for bit (on a CPU).
 
     Attributes:
         mask: what is kept now.

@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from secateur.core.mask import Mask
+from secateur.core.task import Task
 from secateur.pruners.network import Network
 from secateur.pruners.session import Session
 
@@ -16,8 +17,13 @@ class Refit(ABC):
 
     part_name: ClassVar[str] = "refit"
 
-    def check(self, network: Network) -> None:
-        """Refuse, before a run begins, a network that it could not refit at the end; none, by default."""
+    def check(self, network: Network, task: Task) -> None:
+        """Refuse, before a run begins, what it could not refit at the end; by default nothing.
+
+        Args:
+            network: what is pruned.
+            task: data and loss.
+        """
         return
 
     @property

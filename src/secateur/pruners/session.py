@@ -85,6 +85,25 @@ class Session:
         finally:
             self.seconds[activity] = self.seconds.get(activity, 0.0) + time.perf_counter() - begin
 
+    @contextmanager
+    def leaving(self, share: float) -> Iterator[None]:
+        """Have what goes by the time that remains go by less of it.
+
+        Args:
+            share: of the time, for what comes after.
+
+        Yields:
+            Nothing.
+        """
+        remaining, left = self.remaining, self.remaining()
+        if left is not None:
+            later = share * left
+            self.remaining = lambda: max(0.0, (remaining() or 0.0) - later)
+        try:
+            yield
+        finally:
+            self.remaining = remaining
+
     def divided(self, batches: Batches) -> tuple[Tensor, Tensor]:
         """Divide the calibration samples.
 

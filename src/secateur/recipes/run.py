@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -13,7 +14,6 @@ from secateur.core.task import Task
 from secateur.recipes.recipe import Recipe
 from secateur.report import write_page
 from secateur.runs import Run, prune
-from secateur.runs.memory import said_when_full
 from secateur.tasks import Classification
 
 
@@ -30,7 +30,27 @@ class Ingredients:
     model: nn.Module
 
 
-@said_when_full()
+def find_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
+    """Say where to compute.
+
+    Args:
+        wanted: the device, or ``"auto"``, the GPU where torch sees one.
+
+    Returns:
+        The device.
+
+    Raises:
+        SecateurError: it is not there.
+    """
+    seen = torch.cuda.is_available()
+    if wanted == "cuda" and not seen:
+        raise SecateurError(
+            "device is 'cuda', but torch sees no GPU: give --device cpu (run.device in a recipe), or see "
+            "`secateur doctor`."
+        )
+    return ("cuda" if seen else "cpu") if wanted == "auto" else wanted
+
+
 def prepare(recipe: Recipe) -> Ingredients:
     """Load the data and build the model of a recipe; classes get the numbers the model has for their names.
 
@@ -38,23 +58,15 @@ def prepare(recipe: Recipe) -> Ingredients:
         recipe: the recipe.
 
     Returns:
-        Both.
-
-    Raises:
-        SecateurError: the device is not there, or full; or the data or the model cannot be used.
+        Both; a `SecateurError` says that the device is not there, or data or model cannot be used.
     """
-    seen, wanted = torch.cuda.is_available(), recipe.run.device
-    if wanted == "cuda" and not seen:
-        raise SecateurError(
-            "the recipe asks for device = 'cuda', but torch sees no GPU: set run.device = 'cpu', or see "
-            "`secateur doctor`."
-        )
+    device = find_device(recipe.run.device)
     task = recipe.data.task()
     model = recipe.model.build(task)
     labels = getattr(getattr(model, "config", None), "id2label", None)
     if isinstance(task, Classification) and isinstance(labels, Mapping):
         task = task.matched({int(number): str(label) for number, label in labels.items()})
-    return Ingredients(task, model.to(("cuda" if seen else "cpu") if wanted == "auto" else wanted))
+    return Ingredients(task, model.to(device))
 
 
 def run_recipe(

@@ -20,7 +20,7 @@ from secateur.runs.clock import Clock
 from secateur.runs.ending import Ending, Run, save_outcome, save_pruned
 from secateur.runs.folder import REPORT, RunFolder
 from secateur.runs.memory import Needs, peak_bytes, plan
-from secateur.runs.report import build_report
+from secateur.runs.report import build_report, device_name
 
 Listener = Callable[[Event], None]
 
@@ -116,6 +116,8 @@ class Drive:
     def _warm_up(self) -> None:
         begin = time.perf_counter()
         self.pruner.warm_up(self.limit)
+        if self.session.network.device.type == "cuda":  # which loads its libraries at the first pass
+            self.session.losses(torch.tensor([0]))
         self._compiling = time.perf_counter() - begin
 
     def _started(self, step: int) -> None:
@@ -160,6 +162,7 @@ class Drive:
             )
         network.write(state.mask, state.weights)
         self._evaluate("start")
+        self._least = 4 * self._passing  # of the faster of both: the first may have been a slow one
         self.clock.began = self.clock.elapsed
         self._save(state, force=True)
         return state
@@ -186,12 +189,27 @@ class Drive:
         self.clock.began = facts["began"]
         self._least = facts["least"]
         self._timings, self._save_seconds = facts.get("timings", []), facts.get("saving", 0.0)
+        here = device_name(self.session.network.device)
+        if facts.get("device", here) != here:
+            self.notice(
+                f"the run was begun on {facts['device']} and goes on on {here}: it takes other times."
+            )
+            self._timings, self._least = [self._time_a_pass()], 0.0
         self.session.exact = facts.get("exact", False)
-        self.session.chunk = facts["chunk"]  # sums over passes are the same only over the same passes
+        # Sums over passes are the same only over the same passes; a lower bound on memory cuts them smaller.
+        planned = self.session.chunk if self.memory is not None else None
+        self.session.chunk = min((x for x in (facts["chunk"], planned) if x is not None), default=None)
         self._hold_back()
         self.session.network.write(state.mask, state.weights)
         self._started(state.step)
         return state
+
+    def _time_a_pass(self) -> float:
+        """Give the seconds a sample that a forward pass takes."""
+        few = torch.arange(min(self.session.chunk or 100, self.session.task.size("calibration")))
+        begin = time.perf_counter()
+        self.session.losses(few)
+        return (time.perf_counter() - begin) / len(few)
 
     def _loop(self, state: State) -> tuple[str, State]:
         """Step until nothing is left to do, the budget is spent, or the user says stop."""
@@ -261,6 +279,7 @@ class Drive:
             "least": self._least,
             "chunk": self.session.chunk,
             "exact": self.session.exact,
+            "device": device_name(self.session.network.device),
             "log_size": self.folder.log_size(),
         }
         self.folder.save_state(state, facts)

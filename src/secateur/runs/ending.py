@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.core.errors import SecateurError
+from secateur.core.errors import FULL, SecateurError
 from secateur.core.mask import Mask
 from secateur.export import is_pretrained, save_checkpoint, save_pretrained
 from secateur.pruners import Recalibrated, Recalibration, Refit, Session, State
@@ -167,7 +167,7 @@ class Ending:
             network.restore_statistics()
             self.notice(
                 "the recalibration failed, and the statistics of BatchNorm layers are the trained ones: "
-                f"{error}"
+                f"{_said(error)}"
             )
             return None
 
@@ -189,7 +189,7 @@ class Ending:
             network.write(mask, weights)
             self.notice(
                 "the refit failed, and mask and weights are as they were before it (a smaller rate, more "
-                f"damping or another refit may do): {error}"
+                f"damping or another refit may do): {_said(error)}"
             )
             return mask, weights, False
         found = {name: torch.where(kept[name], w, 0).to(network.reference[name]) for name, w in found.items()}
@@ -205,6 +205,11 @@ class Ending:
                 f"{_INSTEAD[what]}."
             )
         return after
+
+
+def _said(error: Exception) -> str:
+    """Say what went wrong; what torch says of a full GPU is of no help."""
+    return FULL if isinstance(error, torch.OutOfMemoryError) else str(error)
 
 
 def save_outcome(folder: RunFolder, made: Made) -> None:

@@ -2,8 +2,6 @@
 
 import os
 import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -110,27 +108,6 @@ def plan(session: Session, pruner: Pruner, refit: Refit | None, bound: int | Non
     if bound is not None:
         session.room = bound - (needs.total - records)
     return needs
-
-
-@contextmanager
-def said_when_full() -> Iterator[None]:
-    """Say in a sentence what to do where a GPU's memory is full.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        SecateurError: it was.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        # Beside what is bounded torch's allocator keeps as much as half of that again, in pieces.
-        raise SecateurError(
-            "the GPU is out of memory: bound the run by half of what is free (such as --memory 40GB, in "
-            "Python memory='40GB'), so that passes and what is recorded of layers are cut to fit; or give "
-            "--device cpu. Nothing is lost: the model is as it was, and a run folder can be resumed."
-        ) from error
 
 
 def free_bytes(device: torch.device) -> int:

@@ -14,7 +14,7 @@ from torch import nn
 from secateur.allocation import Global, Uniform
 from secateur.core.allocation import Allocation
 from secateur.core.budget import as_grouping
-from secateur.core.errors import SecateurError
+from secateur.core.errors import FULL, SecateurError
 from secateur.core.limit import Limit
 from secateur.core.sizes import parse_bytes
 from secateur.core.task import INCOMPARABLE, Task
@@ -22,10 +22,8 @@ from secateur.pruners import ICBS, Network, Pruner, Recalibration, Refit, Sessio
 from secateur.runs.drive import Drive, Listener
 from secateur.runs.ending import Run
 from secateur.runs.folder import RECIPE, RunFolder
-from secateur.runs.memory import said_when_full
 
 
-@said_when_full()
 def prune(
     model: nn.Module,
     task: Task,
@@ -96,7 +94,7 @@ def prune(
         raise SecateurError(INCOMPARABLE.format(type(task).__name__))
     network = Network.of(model, task, include, exclude)
     if refit is not None:
-        refit.check(network)
+        refit.check(network, task)
     counts = allocation.budget(network.shapes, density, groups, network.kernels)
     limit = Limit.parse(budget)
     if limit == Limit():
@@ -132,9 +130,11 @@ def prune(
     try:
         with network.restored_on_failure(), _own_precision(network.device):
             return drive.run(save_model)
-    except BaseException:
+    except BaseException as error:
         if folder is not None and not resume:
             folder.discard_unless_begun()
+        if isinstance(error, torch.OutOfMemoryError):
+            raise SecateurError(FULL) from error
         raise
 
 

@@ -65,7 +65,7 @@ def build_report(
         "grouping": session.budget.grouping,
         "weights": _weights(pruner, made),
         "versions": versions(),
-        "device": _device(session.network.device),
+        "device": device_name(session.network.device),
         "notices": list(notices),
     }
     if made.refit_flips:
@@ -82,8 +82,15 @@ def _weights(pruner: Pruner, made: Made) -> str:
     return "updated with the mask" if pruner.updates else "mask only"
 
 
-def _device(device: torch.device) -> str:
-    """Name the hardware."""
+def device_name(device: torch.device) -> str:
+    """Name the hardware.
+
+    Args:
+        device: where a model is.
+
+    Returns:
+        What the GPU is called, or ``"cpu"``.
+    """
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 

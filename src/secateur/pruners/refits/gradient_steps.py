@@ -10,6 +10,7 @@ from torch import Tensor
 from secateur.core.errors import SecateurError
 from secateur.core.mask import Mask
 from secateur.core.registry import register
+from secateur.core.task import Task
 from secateur.pruners.batches import Batches
 from secateur.pruners.distillation import BYTES_A_WEIGHT, check_temperature
 from secateur.pruners.network import Network
@@ -101,7 +102,7 @@ class GradientSteps(Refit):
         """Whether there is a temperature."""
         return self.temperature is not None
 
-    def check(self, network: Network) -> None:
+    def check(self, network: Network, task: Task) -> None:
         """Refuse bfloat16 where weights are not in float32."""
         network.check_bfloat16(self.bfloat16)
 

@@ -13,20 +13,23 @@ from secateur.core.errors import SecateurError
 from secateur.core.mask import Mask
 from secateur.core.moments import Moments
 from secateur.core.registry import register
+from secateur.core.task import Task
 from secateur.pruners.calibration import (
     calibration_samples,
+    check_samples,
     gram_records,
     gram_room,
     state_bytes,
     write_layers,
 )
 from secateur.pruners.damping import check_damping, note_few, solvable
+from secateur.pruners.network import Network
 from secateur.pruners.refit import Refit
 from secateur.pruners.session import Session
 
 Target = Literal["network", "layer"]
 
-_BYTES = 2**28  # of the systems that are solved together
+_BYTES = 2**28  # of the systems that are solved together, and of their factors
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +117,10 @@ class LeastSquares(Refit):
             raise SecateurError(f"iterations must be at least 1, not {self.iterations}.")
         if not self.tolerance > 0:
             raise SecateurError(f"tolerance must be greater than 0, not {self.tolerance}.")
+
+    def check(self, network: Network, task: Task) -> None:
+        """Refuse more samples than there are."""
+        check_samples(task, self.samples)
 
     @property
     def share(self) -> float:
@@ -252,11 +259,11 @@ def solve_rows(
         most = int(kept[order[-1]].sum())
         if most == 0:
             break
-        together = max(1, _BYTES // (most * most * matrix.itemsize))
+        together = max(1, _BYTES // (2 * most * most * matrix.itemsize))
         rows, order = order[-together:], order[:-together]
         at = places[rows, :most]
         real = kept[rows].gather(1, at)
-        system = matrix[at[:, :, None], at[:, None, :]] * (real[:, :, None] & real[:, None, :])
+        system = matrix[at[:, :, None], at[:, None, :]].mul_(real[:, :, None]).mul_(real[:, None, :])
         system.diagonal(dim1=1, dim2=2).add_((~real).to(system.dtype))
         right = target[rows].gather(1, at) * real
         solution = torch.cholesky_solve(right[:, :, None], torch.linalg.cholesky(system))[:, :, 0]

@@ -8,6 +8,7 @@ from torch import Tensor
 from secateur.core.errors import SecateurError
 from secateur.core.mask import Mask
 from secateur.core.registry import register
+from secateur.core.task import Task
 from secateur.pruners.batches import Batches
 from secateur.pruners.guard import paired
 from secateur.pruners.network import Network
@@ -63,10 +64,10 @@ class Successive(Refit):
         """What the larger keeps, and the weights before it."""
         return 4.0 + max(self.first.bytes_a_weight, self.second.bytes_a_weight)
 
-    def check(self, network: Network) -> None:
+    def check(self, network: Network, task: Task) -> None:
         """Have both look at it."""
-        self.first.check(network)
-        self.second.check(network)
+        self.first.check(network, task)
+        self.second.check(network, task)
 
     @property
     def chooses(self) -> bool:
@@ -93,8 +94,9 @@ class Successive(Refit):
         _, guard = session.divided(self.batches)
         now, first = dict(weights), session.losses(guard)
         best, lowest = (mask, now), first
-        for refit in (self.first, self.second):
-            mask, found = refit(session, mask, now)
+        for refit, later in ((self.first, self.second.share / (self.share or 1.0)), (self.second, 0.0)):
+            with session.leaving(later):
+                mask, found = refit(session, mask, now)
             now = {**now, **found}
             session.network.write(mask, now)
             held = session.losses(guard)
