@@ -427,7 +427,8 @@ def test_the_command_line(tmp_path, recipe, capsys, words):
     assert command(["evaluate", "run"]) == 0
     assert "as the report says" in capsys.readouterr().out
     (tmp_path / "run" / "statistics.safetensors").unlink()
-    assert command(["evaluate", "run"]) == 1  # they are what makes the difference
+    assert command(["evaluate", "run"]) == 2
+    assert "holds no statistics.safetensors, which its run wrote" in capsys.readouterr().err
 
 
 def test_without_the_flag_nothing_is_recalibrated(tmp_path, recipe):

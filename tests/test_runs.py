@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import nn
 
-from secateur import ICBS, Classification, LearnedMask, Mask, OneShot, SecateurError, prune
+from secateur import ICBS, Classification, GradientSteps, LearnedMask, Mask, OneShot, SecateurError, prune
 from secateur.core.limit import Limit
+from secateur.export.outcome import apply_outcome
 from secateur.pruners import Averaging, Batches, Session, Stage, Trust
 from secateur.runs import RunFolder
 from secateur.runs.clock import Clock
@@ -34,7 +35,8 @@ LEARNED = LearnedMask(averaging=Averaging(length=3, unit="first"))
 def go(out=None, pruner=STAGES, steps=8, **more):
     """Prune a fresh tiny network."""
     net = networks.mlp(samples=200)
-    return prune(net.model, net.task, pruner, density=0.5, budget=f"{steps}steps", out=out, **more)
+    budget = more.pop("budget", f"{steps}steps")
+    return prune(net.model, net.task, pruner, density=0.5, budget=budget, out=out, **more)
 
 
 def events(folder: Path) -> list[dict]:
@@ -238,6 +240,43 @@ def test_a_run_goes_on_in_less_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(Session, "passes", lambda s, *more: chunks.append(s.chunk) or passes(s, *more))
     go(tmp_path / "run", resume=True, memory="1GB")
     assert set(chunks) == {7}
+
+
+@pytest.mark.parametrize("refit", [None, GradientSteps(steps=5)], ids=["mask", "refit"])
+def test_what_a_run_found_stays_where_no_step_is_left(tmp_path, refit, monkeypatch):
+    """A refit would be done again, in the time that is left."""
+    first = go(tmp_path / "run", refit=refit)
+    report = (tmp_path / "run" / "report.json").read_text()
+    monkeypatch.setattr(GradientSteps, "__call__", None)
+    again = go(tmp_path / "run", refit=refit, resume=True, save_model=True)
+    assert again.report == first.report
+    assert (tmp_path / "run" / "report.json").read_text() == report
+    assert again.mask.same_as(first.mask)
+    for name, value in first.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], value)
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    kinds = [event["event"] for event in events(tmp_path / "run")]
+    assert kinds.count("finished") == 1
+
+
+def test_what_a_resumed_run_is_refused_is_not_written_into_its_folder(tmp_path):
+    recipe = {"run": {"density": 0.5}}
+    go(tmp_path / "run", recipe=recipe, steps=2)
+    with pytest.raises(SecateurError, match="Give at least --memory"):
+        go(tmp_path / "run", recipe={"run": {"memory": "1KB"}}, resume=True, memory="1KB")
+    assert "1KB" not in (tmp_path / "run" / "recipe.toml").read_text()
+
+
+def test_a_run_without_the_file_of_its_weights_is_not_taken_for_another(tmp_path):
+    go(tmp_path / "run", refit=GradientSteps(steps=5))
+    (tmp_path / "run" / "weights.safetensors").unlink()
+    with pytest.raises(SecateurError, match=r"holds no weights\.safetensors, which its run wrote"):
+        apply_outcome(networks.mlp(samples=200).model, tmp_path / "run")
+
+
+def test_a_refit_that_leaves_most_of_its_time_says_so():
+    run = go(pruner=LEARNED, refit=GradientSteps(passes=1.0, time=0.9), budget="4s")
+    assert any("less than were kept for it" in notice for notice in run.report["notices"])
 
 
 def test_an_infinite_loss_is_refused_and_the_model_restored():

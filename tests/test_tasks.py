@@ -247,6 +247,10 @@ def test_whole_floats_are_labels() -> None:
     [
         ({"scale": 0.0}, says("neither may be 0")),
         ({"std": (0.0,)}, says("neither may be 0")),
+        ({"std": (-1.0,)}, says("positive")),
+        ({"scale": -1.0}, says("positive")),
+        ({"std": (float("nan"),)}, says("finite")),
+        ({"mean": (float("inf"),)}, says("finite")),
         ({"mean": ()}, says("at least one mean")),
         ({"mean": (0.1, 0.2)}, says("2 numbers as mean", "[8, 3]", "1 number, or 3")),
     ],

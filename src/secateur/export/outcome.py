@@ -1,5 +1,6 @@
 """What a run made of a model: its mask, the kept weights that it changed, and statistics of BatchNorm."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from secateur.core.errors import SecateurError
 from secateur.export.apply import Applied, apply_mask, match_layers, read_mask
 
-_WEIGHTS, _STATISTICS = "weights.safetensors", "statistics.safetensors"
+_WEIGHTS, _STATISTICS, _REPORT = "weights.safetensors", "statistics.safetensors", "report.json"
 
 
 def apply_outcome(model: nn.Module, folder: str | Path) -> Applied:
@@ -27,9 +28,10 @@ def apply_outcome(model: nn.Module, folder: str | Path) -> Applied:
         The mask as it was applied.
 
     Raises:
-        SecateurError: the run is of another model, or its files are damaged.
+        SecateurError: the run is of another model, or its files are damaged or not all there.
     """
     path = Path(folder) / _WEIGHTS
+    _check_complete(Path(folder))
     mask = read_mask(folder)
     layers = {layer.name: layer for layer in match_layers(model, mask)}
     weights = _read(path) if path.is_file() else {}
@@ -48,6 +50,18 @@ def apply_outcome(model: nn.Module, folder: str | Path) -> Applied:
         for buffer, values in statistics:
             buffer.copy_(values)
     return applied
+
+
+def _check_complete(folder: Path) -> None:
+    """Refuse a run whose report, where it can be read, speaks of a file that is not there."""
+    try:
+        report = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
+        parts = {_WEIGHTS: report["weights"] != "mask only", _STATISTICS: "recalibration" in report}
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    for name, wanted in parts.items():
+        if wanted and not (folder / name).is_file():
+            raise SecateurError(f"'{folder}' holds no {name}, which its run wrote: copy the run again.")
 
 
 def _statistics(model: nn.Module, path: Path) -> list[tuple[Tensor, Tensor]]:

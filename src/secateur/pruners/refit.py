@@ -26,6 +26,10 @@ class Refit(ABC):
         """
         return
 
+    def warm_up(self) -> None:
+        """Do what takes time once in a process, before the clock of a run starts; nothing, by default."""
+        return
+
     @property
     def chooses(self) -> bool:
         """Whether it chooses anew which weights are kept, as many in each group as the mask keeps there."""

@@ -10,6 +10,10 @@ from secateur.runs.memory import Needs
 STARTED_ONLY = (
     "not one step fitted into the budget, so that this is the one-shot mask it starts from: give more time."
 )
+FINISHED = (
+    "the run had come to its end and no time or step is left: what it found stays as it is; give a larger "
+    "--budget to go on with it."
+)
 COUNTS_ONLY = (
     "the refit chooses anew which weights are kept, and takes little more than the counts from the mask "
     "before it, which the allocation gives already: have that mask drawn in one shot (--pruner one-shot) and "

@@ -14,8 +14,9 @@ from secateur.core.limit import Limit
 from secateur.core.mask import Mask
 from secateur.core.patches import Patches
 from secateur.evaluation import evaluate
+from secateur.export.outcome import apply_outcome
 from secateur.pruners import OneShot, Outcome, Pruner, Recalibration, Refit, Session, State
-from secateur.runs.cautions import COUNTS_ONLY, NO_STATISTICS, OTHER_MASK, STARTED_ONLY, cautions
+from secateur.runs.cautions import COUNTS_ONLY, FINISHED, NO_STATISTICS, OTHER_MASK, STARTED_ONLY, cautions
 from secateur.runs.clock import Clock
 from secateur.runs.ending import Ending, Run, save_outcome, save_pruned
 from secateur.runs.folder import REPORT, RunFolder
@@ -23,6 +24,8 @@ from secateur.runs.memory import Needs, peak_bytes, plan
 from secateur.runs.report import build_report, device_name
 
 Listener = Callable[[Event], None]
+# Of the budget, which is worth a word where it is left over.
+_MUCH = 0.2
 
 
 @dataclass(eq=False)
@@ -91,7 +94,7 @@ class Drive:
         self._warm_up()
         # Not under a name, which would keep the first state in memory to the end.
         reason, state = self._loop(self._resume() or self._start())
-        return self._finish(state, reason, save_model)
+        return self._as_before(state, save_model) or self._finish(state, reason, save_model)
 
     def emit(self, event: Event) -> None:
         """Log an event and tell the listeners."""
@@ -116,6 +119,8 @@ class Drive:
     def _warm_up(self) -> None:
         begin = time.perf_counter()
         self.pruner.warm_up(self.limit)
+        if self.refit is not None:
+            self.refit.warm_up()
         if self.session.network.device.type == "cuda":  # which loads its libraries at the first pass
             self.session.losses(torch.tensor([0]))
         self._compiling = time.perf_counter() - begin
@@ -313,12 +318,34 @@ class Drive:
         self.emit(Evaluated(self.clock.elapsed, subject, metrics, int(found["samples"]), found["seconds"]))
         return metrics
 
+    def _as_before(self, state: State, save_model: bool) -> Run | None:
+        """Give what the run had come to, where no step was left to do: a refit would have less time now."""
+        network, folder = self.session.network, self.folder
+        report = None if folder is None else folder.read_json(REPORT)
+        if folder is None or not isinstance(report, dict) or report.get("steps") != state.step:
+            return None
+        network.write(network.dense_mask())
+        found = apply_outcome(network.model, folder.path).mask
+        mask = Mask({name: kept.to(network.device) for name, kept in found.items()}, found.metadata)
+        self.notice(FINISHED)
+        if save_model:
+            save_pruned(folder, self.session, mask)
+        self.emit(Finished(report["seconds"]["total"], state.step, report["reason"], report["flips"]))
+        return Run(network.model, mask, report, folder.path)
+
     def _finish(self, state: State, reason: str, save_model: bool) -> Run:
         """Make of the best mask what was asked for, and report."""
         network, folder = self.session.network, self.folder
         if not self.ending.alone:
             self._save(state, force=True)
         made = self.ending.come_to(state, self.clock, self._closing)
+        if self.limit.seconds is not None and reason == "budget" and made.refit is not None:
+            left = self.limit.seconds - self.clock.elapsed
+            if left > max(1.0, _MUCH * self.limit.seconds):
+                self.notice(
+                    f"the refit needed {left:.0f} s less than were kept for it: a smaller share (time) "
+                    "leaves more for the mask, more passes give it more to do."
+                )
         self._save(state, force=True)
         flips = made.mask.flips(state.start)
         made = replace(

@@ -201,7 +201,7 @@ class Ending:
         after = self.evaluate(subject).get("loss")
         if before is not None and after is not None and after > before:
             self.notice(
-                f"the {what} made the loss larger ({before:.4f} before, {after:.4f} after): leave it out, or "
+                f"the {what} made the loss larger ({before:.4g} before, {after:.4g} after): leave it out, or "
                 f"{_INSTEAD[what]}."
             )
         return after

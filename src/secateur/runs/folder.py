@@ -120,6 +120,20 @@ class RunFolder:
         with replacing(self.path / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
+    def read_text(self, name: str) -> str | None:
+        """Read a text file.
+
+        Args:
+            name: the file.
+
+        Returns:
+            Its content; None where it cannot be read.
+        """
+        try:
+            return (self.path / name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return None
+
     def write_json(self, name: str, content: Any) -> None:
         """Replace a JSON file as a whole.
 
@@ -128,6 +142,20 @@ class RunFolder:
             content: what to write.
         """
         self.write_text(name, json.dumps(content, indent=2) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file.
+
+        Args:
+            name: the file.
+
+        Returns:
+            Its content; None where it is not there, or damaged.
+        """
+        try:
+            return json.loads(self.read_text(name) or "null")
+        except ValueError:
+            return None
 
     def append(self, event: Event) -> None:
         """Add a line to the log.

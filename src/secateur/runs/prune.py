@@ -108,10 +108,11 @@ def prune(
         + task.variation,
     }
     toml = tomli_w.dumps(dict(recipe)) if recipe is not None else None
-    folder = None
+    folder, before = None, None
     if out is not None:
         folder = RunFolder.open(out) if resume else RunFolder.create(out, toml)
         if resume and toml is not None:
+            before = folder.read_text(RECIPE)
             folder.write_text(RECIPE, toml)  # the budget may be another
     session = Session(network, task, counts, seed, chunk=task.per_pass)
     drive = Drive(
@@ -133,6 +134,8 @@ def prune(
     except BaseException as error:
         if folder is not None and not resume:
             folder.discard_unless_begun()
+        elif folder is not None and before is not None and isinstance(error, SecateurError):
+            folder.write_text(RECIPE, before)  # what was refused must not be asked for again
         if isinstance(error, torch.OutOfMemoryError):
             raise SecateurError(FULL) from error
         raise

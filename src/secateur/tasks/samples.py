@@ -1,5 +1,6 @@
 """Samples in memory: inputs and labels for calibration and for evaluation."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,10 +32,15 @@ class Normalisation:
         """Check the numbers.
 
         Raises:
-            SecateurError: a divisor is zero, or there are no means or deviations.
+            SecateurError: a divisor is not positive, a number not finite, or means or deviations are missing.
         """
         if self.scale == 0 or 0 in self.std:
             raise SecateurError("normalisation divides by scale and std: neither may be 0.")
+        numbers = (1.0 if self.scale is None else self.scale, *self.mean, *self.std)
+        if not all(map(math.isfinite, numbers)) or min(numbers[0], *self.std) < 0:
+            raise SecateurError(
+                "normalisation needs numbers that are finite, and a scale and std that are positive."
+            )
         if not self.mean or not self.std:
             raise SecateurError("normalisation needs at least one mean and one std, such as mean = [0.5].")
 

@@ -106,6 +106,10 @@ class GradientSteps(Refit):
         """Refuse bfloat16 where weights are not in float32."""
         network.check_bfloat16(self.bfloat16)
 
+    def warm_up(self) -> None:
+        """Have torch import what its optimisers need, which takes a second."""
+        torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+
     def gradient_samples(self, session: Session) -> int:
         """Those of a mini-batch."""
         pool, _ = session.divided(self.batches)

@@ -69,6 +69,11 @@ class Successive(Refit):
         self.first.check(network, task)
         self.second.check(network, task)
 
+    def warm_up(self) -> None:
+        """Have both do so."""
+        self.first.warm_up()
+        self.second.warm_up()
+
     @property
     def chooses(self) -> bool:
         """Whether one of them does."""
