@@ -16,7 +16,7 @@ from torch import nn
 
 from secateur import Classification, SecateurError, prune
 from secateur.core.allocation import Allocation
-from secateur.core.modes import has_fast_bfloat16
+from secateur.core.device import has_fast_bfloat16
 from secateur.models import GarmentClassifier
 from secateur.pruners import Pruner
 from secateur.tasks import Idx

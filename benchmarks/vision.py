@@ -45,7 +45,7 @@ from secateur import (
 )
 from secateur.allocation import Global, Uniform
 from secateur.capture import mean_gradient
-from secateur.core.modes import has_fast_bfloat16
+from secateur.core.device import has_fast_bfloat16
 from secateur.evaluation import evaluate
 from secateur.models import CifarResNet
 from secateur.pruners import (

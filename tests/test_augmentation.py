@@ -13,7 +13,7 @@ from torch import nn
 from secateur import ICBS, Classification, GradientSteps, SecateurError, Successive, prune
 from secateur.allocation import Uniform
 from secateur.cli.app import run
-from secateur.core.modes import has_fast_bfloat16
+from secateur.core.device import has_fast_bfloat16
 from secateur.core.seeds import generator
 from secateur.core.task import Batch
 from secateur.models import CNN

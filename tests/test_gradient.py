@@ -8,8 +8,8 @@ from torch import nn
 
 from secateur import ICBS, Classification, LearnedMask, SecateurError, prune
 from secateur.capture import mean_gradient
+from secateur.core.device import has_fast_bfloat16
 from secateur.core.layer import find_layers
-from secateur.core.modes import has_fast_bfloat16
 from secateur.pruners import Averaging
 from secateur.testing import networks
 

@@ -226,7 +226,7 @@ def evaluate(
     stride: int | None = None,
     assets: str | None = None,
     batch_size: int | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Literal["auto", "cpu", "cuda"] = "auto",  # `core.device.Device`, which would import torch
 ) -> int:
     """Evaluate a run again: build its model and data, apply its mask, measure, compare.
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,16 +12,15 @@ from torch import nn
 from secateur.cli.language import Asked, measure
 from secateur.cli.records import Records, keep_records, print_records, read_records
 from secateur.cli.tables import metric
+from secateur.core.device import Device, device_name, find_device
 from secateur.core.errors import SecateurError
 from secateur.evaluation import ELSEWHERE, device_of, evaluate, sparsity
 from secateur.export.outcome import apply_outcome
-from secateur.recipes import Ingredients, Recipe, find_device, load, prepare
+from secateur.recipes import Ingredients, Recipe, load, prepare
 from secateur.recipes.quick import is_image_classifier, other_pictures, quick_recipe
-from secateur.runs.report import device_name
 
 # Sums in another order, on another number of threads, may differ so far.
 _TOLERANCE = 1e-4
-Device = Literal["auto", "cpu", "cuda"]
 
 
 def run_evaluate(
@@ -191,9 +190,11 @@ def _table(metrics: dict[str, float], said: dict[str, Any], samples: int) -> Tab
 
 def _verdict(console: Console, metrics: dict[str, float], said: dict[str, Any], elsewhere: str | None) -> int:
     """Say whether both agree; elsewhere: the other device that the report is of."""
-    most = _TOLERANCE if elsewhere is None else ELSEWHERE
     differ = [
-        n for n, value in metrics.items() if n in said and abs(value - said[n]) > most * max(1, said[n])
+        name
+        for name, value in metrics.items()
+        if name in said
+        and abs(value - said[name]) > (_TOLERANCE if elsewhere is None else ELSEWHERE * max(1, said[name]))
     ]
     if differ:
         console.print(

@@ -75,19 +75,3 @@ def differentiable(model: nn.Module, weights: Sequence[Tensor], backward: bool =
     finally:
         for weight in frozen:
             weight.requires_grad_(False)
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Say whether a device multiplies bfloat16 faster than float32.
-
-    Args:
-        device: the device.
-
-    Returns:
-        Whether it has instructions for that; False where torch cannot tell.
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    ask = getattr(torch.cpu, "get_capabilities", dict) if device.type == "cpu" else dict
-    abilities = ask()
-    return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from secateur.capture import capture, mean_gradient, moments
 from secateur.core.budget import Budget
+from secateur.core.device import has_fast_bfloat16
 from secateur.core.errors import SecateurError
 from secateur.core.layer import Layer, to_exclude
 from secateur.core.mask import Mask
-from secateur.core.modes import evaluating, has_fast_bfloat16
+from secateur.core.modes import evaluating
 from secateur.core.moments import Evidence, Moments
 from secateur.core.score import Score
 from secateur.core.seeds import generator

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from secateur.recipes.recipe import Recipe, RunSettings, load
-    from secateur.recipes.run import Ingredients, find_device, prepare, run_recipe
+    from secateur.recipes.run import Ingredients, prepare, run_recipe
 
-__all__ = ["Ingredients", "Recipe", "RunSettings", "find_device", "load", "prepare", "run_recipe"]
+__all__ = ["Ingredients", "Recipe", "RunSettings", "load", "prepare", "run_recipe"]
 
 _HOMES = {"Recipe": "recipe", "RunSettings": "recipe", "load": "recipe"}
 

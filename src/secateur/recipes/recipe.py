@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from secateur.allocation import Uniform
 from secateur.core.allocation import Allocation
 from secateur.core.budget import Grouping
 from secateur.core.data import Data
+from secateur.core.device import Device
 from secateur.core.errors import SecateurError
 from secateur.core.limit import Limit
 from secateur.models import Model
@@ -50,7 +51,7 @@ class RunSettings:
     memory: str | None = None
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     save_model: bool = False
 
     def __post_init__(self) -> None:

@@ -3,12 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import torch
 from torch import nn
 
-from secateur.core.errors import SecateurError
+from secateur.core.device import find_device
 from secateur.core.events import Event
 from secateur.core.task import Task
 from secateur.recipes.recipe import Recipe
@@ -28,27 +26,6 @@ class Ingredients:
 
     task: Task
     model: nn.Module
-
-
-def find_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
-    """Say where to compute.
-
-    Args:
-        wanted: the device, or ``"auto"``, the GPU where torch sees one.
-
-    Returns:
-        The device.
-
-    Raises:
-        SecateurError: it is not there.
-    """
-    seen = torch.cuda.is_available()
-    if wanted == "cuda" and not seen:
-        raise SecateurError(
-            "device is 'cuda', but torch sees no GPU: give --device cpu (run.device in a recipe), or see "
-            "`secateur doctor`."
-        )
-    return ("cuda" if seen else "cpu") if wanted == "auto" else wanted
 
 
 def prepare(recipe: Recipe) -> Ingredients:

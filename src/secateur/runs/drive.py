@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 import torch
 
 from secateur.capture import check_used
+from secateur.core.device import device_name
 from secateur.core.errors import SecateurError
 from secateur.core.events import Evaluated, Event, Finished, Noticed, Started, Stepped
 from secateur.core.limit import Limit
@@ -21,7 +22,7 @@ from secateur.runs.clock import Clock
 from secateur.runs.ending import Ending, Run, save_outcome, save_pruned
 from secateur.runs.folder import REPORT, RunFolder
 from secateur.runs.memory import Needs, peak_bytes, plan
-from secateur.runs.report import build_report, device_name
+from secateur.runs.report import build_report
 
 Listener = Callable[[Event], None]
 # Of the budget, which is worth a word where it is left over.
@@ -318,6 +319,15 @@ class Drive:
         self.emit(Evaluated(self.clock.elapsed, subject, metrics, int(found["samples"]), found["seconds"]))
         return metrics
 
+    def _say_what_is_left(self, seconds: float) -> None:
+        """Say so where a refit ended long before the budget that was kept for it."""
+        left = seconds - self.clock.elapsed
+        if left > max(1.0, _MUCH * seconds):
+            self.notice(
+                f"the refit needed {left:.0f} s less than were kept for it: a smaller share (time) leaves "
+                "more for the mask, more passes give it more to do."
+            )
+
     def _as_before(self, state: State, save_model: bool) -> Run | None:
         """Give what the run had come to, where no step was left to do: a refit would have less time now."""
         network, folder = self.session.network, self.folder
@@ -339,13 +349,8 @@ class Drive:
         if not self.ending.alone:
             self._save(state, force=True)
         made = self.ending.come_to(state, self.clock, self._closing)
-        if self.limit.seconds is not None and reason == "budget" and made.refit is not None:
-            left = self.limit.seconds - self.clock.elapsed
-            if left > max(1.0, _MUCH * self.limit.seconds):
-                self.notice(
-                    f"the refit needed {left:.0f} s less than were kept for it: a smaller share (time) "
-                    "leaves more for the mask, more passes give it more to do."
-                )
+        if reason == "budget" and made.refit is not None:
+            self._say_what_is_left(self.limit.seconds or 0.0)
         self._save(state, force=True)
         flips = made.mask.flips(state.start)
         made = replace(

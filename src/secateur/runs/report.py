@@ -6,8 +6,7 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import torch
-
+from secateur.core.device import device_name
 from secateur.pruners import Pruner, Session
 from secateur.runs.ending import Made
 
@@ -80,18 +79,6 @@ def _weights(pruner: Pruner, made: Made) -> str:
     if made.refit is not None:
         return f"refit by {made.refit!r}"
     return "updated with the mask" if pruner.updates else "mask only"
-
-
-def device_name(device: torch.device) -> str:
-    """Name the hardware.
-
-    Args:
-        device: where a model is.
-
-    Returns:
-        What the GPU is called, or ``"cpu"``.
-    """
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def versions() -> dict[str, str]:
